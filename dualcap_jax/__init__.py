@@ -1,0 +1,1 @@
+"""Image captioning by dual transfer learning: EfficientNet and GPT-2, joined by a small merger, in JAX."""

@@ -1,0 +1,1 @@
+"""Decoding for any model that gives next-token logits and a cache."""

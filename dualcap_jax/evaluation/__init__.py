@@ -1,0 +1,1 @@
+"""Scores of captions, and the report that shows them."""

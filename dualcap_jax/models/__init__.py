@@ -1,0 +1,1 @@
+"""The networks: encoder, language model, mergers, and the captioner that joins them."""
