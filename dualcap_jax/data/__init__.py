@@ -1,1 +1,1 @@
-"""Pictures with captions: sources of records, image and text preparation, the input pipeline."""
+"""Pictures and their captions: sources of records, tokens, and the batches that the model reads."""

@@ -1,0 +1,97 @@
+"""The configuration of the data: which set, how its pictures and captions are prepared, how they are read."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+def require(condition: bool, name: str, value: object, message: str) -> None:
+    """Raise `ValueError` naming field and value unless `condition` holds."""
+    if not condition:
+        raise ValueError(f"{name}={value!r}: {message}")
+
+
+@dataclass(frozen=True)
+class ScenesConfig:
+    """The embedded set of drawn scenes (`data.root` empty)."""
+
+    train: int = 20_000
+    """Scenes to train on, five captions each."""
+    validation: int = 200
+    """Scenes to validate on: other pictures of the same kind."""
+    test: int = 500
+    """Scenes to test on: each holds a (count, colour, shape) combination that training never shows."""
+    max_groups: int = 4
+    """Groups of shapes in a scene, at most (1 to 4)."""
+    picture_size: int | None = None
+    """Side of the drawn pictures in pixels; None: data.resize, else data.image_size."""
+    seed: int = 0
+    """Seed that the set is made from."""
+
+    def __post_init__(self) -> None:
+        """Check each field."""
+        for name in ("train", "validation", "test"):
+            value = getattr(self, name)
+            require(value >= 1, f"data.scenes.{name}", value, "must be at least 1")
+        require(1 <= self.max_groups <= 4, "data.scenes.max_groups", self.max_groups, "must be 1 to 4")
+        if self.picture_size is not None:
+            side = self.picture_size
+            require(side >= 16, "data.scenes.picture_size", side, "must be at least 16 (shapes vanish below)")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which pictures and captions, and how they reach the model."""
+
+    root: str = ""
+    """Directory of the set: a COCO layout, or a folder with captions.jsonl or captions.csv. Empty: the
+    embedded scenes."""
+    image_size: int = 64
+    """Side in pixels of the square picture that the encoder reads."""
+    resize: int | None = None
+    """Length in pixels that the shorter side is resized to before the centre crop; None: image_size."""
+    max_length: int = 36
+    """Tokens of a caption at most, both framing tokens included; what is longer loses its end."""
+    captions_per_image: int = 1
+    """1: an example is one (image, caption) pair. C > 1: an example is an image with C of its captions, drawn
+    anew each epoch (all of them where it has fewer), and is encoded once for all of them."""
+    tokenizer: str = ""
+    """GPT-2 vocabulary: a Hugging Face hub name or a local directory. Empty: one trained on the set's
+    captions."""
+    vocab_size: int = 512
+    """Tokens of the vocabulary that is trained when `tokenizer` is empty."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """A broken or missing picture or caption: stop and name it, or skip it, count and report."""
+    validation_fraction: float = 0.1
+    """Share of the images kept for validation where captions.jsonl or captions.csv names no splits."""
+    split_seed: int = 0
+    """Seed of that choice."""
+    read_threads: int = 2
+    """Threads that read and decode pictures; 0: the training thread does it."""
+    workers: int = 0
+    """Processes that read and decode pictures, each with `read_threads` threads; 0: none but the main one."""
+    scenes: ScenesConfig = field(default_factory=ScenesConfig)
+    """The embedded scenes."""
+
+    def __post_init__(self) -> None:
+        """Check each field."""
+        require(self.image_size >= 1, "data.image_size", self.image_size, "must be at least 1")
+        if self.resize is not None:
+            message = f"crop larger than the picture: must be at least data.image_size={self.image_size}"
+            require(self.resize >= self.image_size, "data.resize", self.resize, message)
+        message = "must be at least 3 (a token between the two framing ones)"
+        require(self.max_length >= 3, "data.max_length", self.max_length, message)
+        captions = self.captions_per_image
+        require(captions >= 1, "data.captions_per_image", captions, "must be at least 1")
+        message = "must be at least 257 (every byte and the framing token)"
+        require(self.vocab_size >= 257, "data.vocab_size", self.vocab_size, message)
+        require(self.on_error in ("raise", "skip"), "data.on_error", self.on_error, "must be 'raise' or 'skip'")
+        fraction = self.validation_fraction
+        require(0 <= fraction < 1, "data.validation_fraction", fraction, "must be at least 0 and less than 1")
+        for name in ("read_threads", "workers"):
+            value = getattr(self, name)
+            require(value >= 0, f"data.{name}", value, "must be at least 0")
+
+    @property
+    def resized_side(self) -> int:
+        """Length in pixels of a picture's shorter side before the centre crop."""
+        return self.image_size if self.resize is None else self.resize

@@ -1,0 +1,222 @@
+"""From records to batches of numpy arrays, by grain: shuffled without end for training, once in order for evaluation.
+
+A batch is a dict of
+    image    uint8[B, S, S, 3]   RGB as decoded; scaled on the device
+    tokens   int32[B, C, T]      framed captions, padded with id 0
+    mask     bool[B, C, T]       True on real tokens: by length, never by id
+    image_id int64[B]            the record's id; -1 marks a row that only fills the batch up
+where C is the number of captions of an example and T is `data.max_length`. A caption that an image does not have is all
+False in `mask`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import grain
+import numpy as np
+from absl import flags
+
+from dualcap_jax.data.config import DataConfig
+from dualcap_jax.data.images import ImageError, prepare_image
+from dualcap_jax.data.records import DataError, Source
+from dualcap_jax.data.text import CaptionTokenizer
+
+Batch = dict[str, np.ndarray]
+Example = Batch  # without the batch axis
+
+
+@dataclass(frozen=True)
+class UnreadableImage:
+    """Takes an example's place in the stream up to where faults are counted."""
+
+    image_id: int
+    message: str
+
+
+def count_examples(source: Source, config: DataConfig) -> int:
+    """Examples of one epoch of training: (image, caption) pairs, or images where `captions_per_image` > 1."""
+    return int(source.caption_counts.sum()) if config.captions_per_image == 1 else len(source)
+
+
+def train_iterator(
+    source: Source,
+    tokenizer: CaptionTokenizer,
+    config: DataConfig,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator[Batch]:
+    """Batches for training: endless, every epoch in a new order.
+
+    One global stream of examples, fixed by `seed`, is dealt out to the processes in turn, so none is lost or doubled
+    whatever their number. Epochs follow each other without a gap: a batch may hold the end of one and the start of the
+    next.
+
+    Args:
+        source: the training records.
+        tokenizer: makes the tokens.
+        config: sizes; threads and worker processes, which change nothing in the stream.
+        batch_size: examples a batch of this process holds.
+        seed: of order and choice of captions, 0 to 2**32 - 1.
+        process_index: of this process among those that train together.
+        process_count: how many train together.
+
+    Returns:
+        An iterator whose state grain can save and restore (`grain.checkpoint.CheckpointSave`), also with another number
+        of threads. Worker processes keep a state of their own form: resume with as many.
+
+    Raises:
+        DataError: from `next`, for a picture that can't be read where `on_error` is "raise", or when none can be.
+    """
+    pick = _pair_picker(source) if config.captions_per_image == 1 else _captions_picker(source, config)
+    width = config.captions_per_image
+
+    def make_example(index: int, rng: np.random.Generator) -> Example | UnreadableImage:
+        record_index, caption_indices = pick(index, rng)
+        return _make_example(source, tokenizer, config, record_index, caption_indices, width)
+
+    stream = (
+        grain.MapDataset.range(count_examples(source, config))
+        .seed(seed)
+        .shuffle()
+        .repeat()
+        .random_map(make_example)[process_index::process_count]
+    )
+    return iter(_batches(stream, source, config, batch_size))
+
+
+def eval_batches(
+    source: Source, tokenizer: CaptionTokenizer, config: DataConfig, batch_size: int
+) -> grain.IterDataset[Batch]:
+    """Batches for evaluation: every record once, in order, with all its captions.
+
+    Args:
+        source: the records.
+        tokenizer: makes the tokens.
+        config: as for training.
+        batch_size: rows of every batch; the last is filled up with rows of `image_id` -1 and nothing in `mask`.
+
+    Returns:
+        An iterable of batches, to be gone through as often as wanted; C is the most captions that any record has.
+    """
+    counts = source.caption_counts
+    width = int(counts.max())
+
+    def make_example(index: int) -> Example | UnreadableImage:
+        return _make_example(source, tokenizer, config, index, range(counts[index]), width)
+
+    stream = grain.MapDataset.range(len(source)).map(make_example)
+    return _batches(stream, source, config, batch_size)
+
+
+Picker = Callable[[int, np.random.Generator], tuple[int, Sequence[int]]]  # -> record, captions of it
+
+
+def _pair_picker(source: Source) -> Picker:
+    ends = np.cumsum(source.caption_counts)
+
+    def pick(index: int, rng: np.random.Generator) -> tuple[int, Sequence[int]]:
+        record = int(np.searchsorted(ends, index, side="right"))
+        return record, [index - (int(ends[record - 1]) if record else 0)]
+
+    return pick
+
+
+def _captions_picker(source: Source, config: DataConfig) -> Picker:
+    counts = source.caption_counts
+
+    def pick(index: int, rng: np.random.Generator) -> tuple[int, Sequence[int]]:
+        return index, rng.permutation(counts[index])[: config.captions_per_image].tolist()
+
+    return pick
+
+
+def _make_example(
+    source: Source,
+    tokenizer: CaptionTokenizer,
+    config: DataConfig,
+    record_index: int,
+    caption_indices: Sequence[int],
+    width: int,
+) -> Example | UnreadableImage:
+    """One image with the chosen captions, in `width` places."""
+    record = source[record_index]
+    try:
+        image = prepare_image(record.read_image(), config.image_size, config.resize)
+    except ImageError as error:
+        return UnreadableImage(record.image_id, f"image '{record.filename}': {error}")
+    except OSError as error:
+        return UnreadableImage(record.image_id, f"image '{record.filename}': can't be read ({error.strerror})")
+    ids = [tokenizer.encode(record.captions[i], config.max_length) for i in caption_indices]
+    tokens, mask = pad_tokens(ids, width, config.max_length)
+    return {"image": image, "tokens": tokens, "mask": mask, "image_id": np.array(record.image_id, np.int64)}
+
+
+def pad_tokens(ids: Sequence[Sequence[int]], captions: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lay token ids out in an array.
+
+    Args:
+        ids: token ids of at most `captions` captions, each at most `length` long.
+        captions: rows.
+        length: columns.
+
+    Returns:
+        tokens int32[captions, length], 0 where there is none, and mask bool[captions, length], True where there is one.
+    """
+    tokens = np.zeros((captions, length), np.int32)
+    mask = np.zeros((captions, length), bool)
+    for row, row_ids in enumerate(ids):
+        tokens[row, : len(row_ids)] = row_ids
+        mask[row, : len(row_ids)] = True
+    return tokens, mask
+
+
+def _batches(
+    examples: grain.MapDataset, source: Source, config: DataConfig, batch_size: int
+) -> grain.IterDataset[Batch]:
+    read_options = grain.ReadOptions(
+        num_threads=config.read_threads,
+        prefetch_buffer_size=max(2 * batch_size, config.read_threads) if config.read_threads else 0,
+    )
+    stream = examples.to_iter_dataset(read_options)
+    if config.workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # grain's workers are told the flags of absl, which we have none of
+        # Before the batching, so that examples come in the same order as without workers.
+        options = grain.MultiprocessingOptions(num_workers=config.workers, per_worker_buffer_size=2 * batch_size)
+        stream = stream.mp_prefetch(options)
+    return stream.filter(_FaultCounter(source)).batch(batch_size, batch_fn=_Stack(batch_size))
+
+
+class _FaultCounter:
+    """Takes unreadable images out of the stream, in the main process, and reports them."""
+
+    def __init__(self, source: Source):
+        self._source = source
+        self._unreadable: set[int] = set()
+
+    def __call__(self, example: Example | UnreadableImage) -> bool:
+        if not isinstance(example, UnreadableImage):
+            return True
+        self._source.faults.report("unreadable image", example.message)
+        self._unreadable.add(example.image_id)
+        if len(self._unreadable) == len(self._source):
+            raise DataError(f"not one of the {len(self._source)} images can be read: {example.message}")
+        return False
+
+
+class _Stack:
+    """Stacks examples into a batch of `size` rows, the last of them empty where there are too few examples."""
+
+    def __init__(self, size: int):
+        self._size = size
+
+    def __call__(self, examples: Sequence[Example]) -> Batch:
+        batch = {}
+        for name, first in examples[0].items():
+            rows = np.zeros((self._size, *first.shape), first.dtype)
+            np.stack([example[name] for example in examples], out=rows[: len(examples)])
+            batch[name] = rows
+        batch["image_id"][len(examples) :] = -1
+        return batch

@@ -1,0 +1,71 @@
+"""What every source of data gives: records of one form, and an account of what it had to leave out."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from jaxtyping import Int
+
+
+class DataError(ValueError):
+    """A fault in the data, told in a sentence that names the file and the place in it."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture and its captions; the picture's bytes are read only when asked for."""
+
+    image_id: int
+    """The picture's number in its set, not negative."""
+    filename: str
+    """The picture's name as its set writes it."""
+    captions: tuple[str, ...]
+    """At least one caption, none of them empty."""
+    read_image: Callable[[], bytes]
+    """Returns the encoded picture (JPEG, PNG, ...); raises OSError when its file can't be read."""
+
+
+class Faults:
+    """What is wrong with the data of one source: raised as an error, or skipped and counted, by config."""
+
+    def __init__(self, on_error: Literal["raise", "skip"] = "raise"):
+        """`on_error` as `DataConfig.on_error`."""
+        self._raise = on_error == "raise"
+        self.skipped: dict[str, str] = {}  # message -> kind; a fault met again in a later epoch counts once
+
+    def report(self, kind: str, message: str) -> None:
+        """Raise `DataError(message)`, or note that something of this kind ("empty caption") was skipped."""
+        if self._raise:
+            raise DataError(f"{message}. Mend it, or pass over such faults with --data.on_error skip")
+        self.skipped.setdefault(message, kind)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many were skipped, by kind."""
+        return dict(Counter(self.skipped.values()))
+
+    def summary(self) -> str:
+        """One line: how many of which kind were skipped, and the first of them."""
+        if not self.skipped:
+            return "nothing skipped"
+        kinds = ", ".join(f"{count} x {kind}" for kind, count in self.counts.items())
+        return f"skipped {len(self.skipped)}: {kinds} (first: {next(iter(self.skipped))})"
+
+
+class Source(Protocol):
+    """Records by position. `source[i]` is always the same record."""
+
+    faults: Faults
+    """What was found wrong so far; unreadable pictures are only found, and added, when they are decoded."""
+
+    def __len__(self) -> int:
+        """Number of records (images)."""
+
+    def __getitem__(self, index: int) -> Record:
+        """The record at a position, 0 to len - 1."""
+
+    @property
+    def caption_counts(self) -> Int[np.ndarray, " records"]:
+        """Captions of each record."""
