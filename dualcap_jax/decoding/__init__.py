@@ -1,1 +1,6 @@
-"""Decoding for any model that gives next-token logits and a cache."""
+"""Search over any model that gives next-token logits and a cache."""
+
+from .beam_search import BeamSearchResult, NextLogits, beam_search
+from .config import DecodingConfig
+
+__all__ = ["BeamSearchResult", "DecodingConfig", "NextLogits", "beam_search"]

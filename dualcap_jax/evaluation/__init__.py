@@ -1,1 +1,1 @@
-"""Scores of captions, and the report that shows them."""
+"""Scores of captions, and the report on them."""

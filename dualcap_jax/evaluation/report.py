@@ -1,0 +1,266 @@
+"""What an evaluation leaves behind: a JSON file, a report to read, and figures to look at."""
+
+import json
+import math
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
+from matplotlib.ticker import MaxNLocator
+
+LABELS = {
+    "bleu_1": "BLEU-1",
+    "bleu_2": "BLEU-2",
+    "bleu_3": "BLEU-3",
+    "bleu_4": "BLEU-4",
+    "loss": "loss per token, nats",
+    "loss_all_positions": "loss per position, padding included, nats",
+}
+"""The scores a reader looks for first, in order."""
+
+SHOWN_CAPTIONS = 20
+"""Captions that the Markdown report shows; the JSON file has them all."""
+
+
+def write_report(directory: Path, name: str, scores: Mapping[str, Any], captions: Sequence[Mapping[str, Any]]) -> Path:
+    """Write `NAME.json` and `NAME.md` beside it, each whole or not at all.
+
+    Args:
+        directory: Where to; made if need be.
+        name: Of the two files, such as "validation-beam5".
+        scores: What was measured: `split`, `step`, `images`, `bleu_1` .. `bleu_4` (0 to 100), `signature`, `loss`,
+            `loss_all_positions` (nats), perhaps `scenes` (accuracies, 0 to 100); any other value JSON can hold.
+        captions: One for each picture: `image_id`, `caption`, `score`, `references`.
+
+    Returns:
+        The path of the JSON file: the scores, and the captions under `captions`. What isn't finite is null.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{name}.json"
+    report = _finite({**scores, "captions": captions})
+    _write(path.with_suffix(".md"), _markdown(name, scores, captions))
+    _write(path, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return path
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for the numbers that JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that is there as a whole or not at all, even where the process is killed."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _lines(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Label and value of each score that is there."""
+    lines = [
+        (label, f"{scores[key]:.3f}" if "loss" in key else f"{scores[key]:.1f}")
+        for key, label in LABELS.items()
+        if key in scores
+    ]
+    return lines + [(f"{part} right, %", f"{value:.1f}") for part, value in scores.get("scenes", {}).items()]
+
+
+def scores_table(scores: Mapping[str, Any]) -> str:
+    """The scores as an aligned table of plain text; its argument is that of `write_report`."""
+    lines = _lines(scores)
+    label_width = max((len(label) for label, _ in lines), default=0)
+    value_width = max((len(value) for _, value in lines), default=0)
+    head = f"{scores['split']}, step {scores['step']}, {scores['images']} images"
+    table = [f"  {label:<{label_width}}  {value:>{value_width}}" for label, value in lines]
+    return "\n".join([head, *table, f"  BLEU is sacrebleu {scores['signature']}"])
+
+
+def _markdown(name: str, scores: Mapping[str, Any], captions: Sequence[Mapping[str, Any]]) -> str:
+    """The report as Markdown."""
+
+    def cell(text: str) -> str:
+        for special in "\\`*_<>|[]$":
+            text = text.replace(special, "\\" + special)
+        return " ".join(text.split())
+
+    text = [f"# {cell(name)}", "", f"Step {scores['step']}, {scores['images']} images.", ""]
+    text += ["| score | |", "| --- | ---: |", *(f"| {label} | {value} |" for label, value in _lines(scores)), ""]
+    text += [f"BLEU: corpus level, cumulative, sacrebleu `{scores['signature']}`.", ""]
+    if captions:
+        shown = captions[:SHOWN_CAPTIONS]
+        text += [f"The first {len(shown)} of {len(captions)} captions:", ""]
+        text += ["| image | caption | score | references |", "| --- | --- | ---: | --- |"]
+        for row in shown:
+            references = "<br>".join(map(cell, row["references"]))
+            text.append(f"| {row['image_id']} | {cell(row['caption'])} | {row['score']:.3f} | {references} |")
+        text.append("")
+    return "\n".join(text)
+
+
+def samples_figure(
+    images: Sequence[UInt8[np.ndarray, "height width 3"]],
+    captions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    path: Path,
+    *,
+    columns: int = 4,
+) -> None:
+    """Draw pictures in a grid, each with its caption in bold and its references under it, as a PNG.
+
+    Args:
+        images: uint8 pictures; none draws nothing.
+        captions: One for each.
+        references: Any number for each.
+        path: File to write.
+        columns: Pictures beside each other.
+
+    Raises:
+        ValueError: when there are not as many captions and references as images.
+    """
+    if not len(images) == len(captions) == len(references):
+        raise ValueError(
+            f"{len(images)} images, {len(captions)} captions, {len(references)} lists of references: "
+            "samples_figure needs one of each"
+        )
+    if not len(images):
+        return
+    with warnings.catch_warnings():  # a glyph that the font lacks is drawn as a box: no need to warn
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        _save(_draw_samples(images, captions, references, min(columns, len(images))), path)
+
+
+def _draw_samples(
+    images: Sequence[UInt8[np.ndarray, "height width 3"]],
+    captions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    columns: int,
+) -> Figure:
+    """The grid of `samples_figure`; all lengths are in points, rows as high as their longest text."""
+    side, gap, large, small, line = 216.0, 18.0, 10.0, 8.0, 1.2
+    bold, plain = FontProperties(weight="bold", size=large), FontProperties(size=small)
+    cells = []
+    for image, caption, some in zip(images, captions, references, strict=True):
+        head = _wrap(caption, bold, side) or ["(no words)"]
+        body = [text for reference in some for text in _wrap(f"- {reference}", plain, side)]
+        cells.append((image, head, body))
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    heights = [
+        side + gap + 10 + max(line * (large * len(head) + small * len(body)) for _, head, body in row) for row in rows
+    ]
+
+    width, height = columns * (side + gap) + gap, sum(heights) + gap
+    figure = Figure(figsize=(width / 72, height / 72))
+    top = height - gap
+    for row, row_height in zip(rows, heights, strict=True):
+        for column, (image, head, body) in enumerate(row):
+            left = gap + column * (side + gap)
+            axes = figure.add_axes((left / width, (top - side) / height, side / width, side / height))
+            axes.imshow(image, interpolation="bicubic")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set(color="0.85", linewidth=0.6)
+            below = top - side - 6
+            for text, font, colour in ((head, bold, "black"), (body, plain, "0.35")):
+                figure.text(
+                    left / width,
+                    below / height,
+                    "\n".join(text),
+                    fontproperties=font,
+                    color=colour,
+                    linespacing=line,
+                    va="top",
+                    parse_math=False,
+                )
+                below -= line * large * len(head) + 4
+        top -= row_height
+    return figure
+
+
+def _wrap(text: str, font: FontProperties, width: float) -> list[str]:
+    """Break text into lines of at most `width` points; a word that is longer by itself is cut."""
+
+    def measure(line: str) -> float:
+        return text_to_path.get_text_width_height_descent(line, font, ismath=False)[0]
+
+    lines: list[str] = []
+    # A lone surrogate, which JSON can hold, has no glyph and no encoding.
+    for word in text.encode("utf-8", "replace").decode().split():
+        if lines and measure(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+            continue
+        while measure(word) > width:
+            fits = max(n for n in range(1, len(word)) if n == 1 or measure(word[:n]) <= width)
+            lines.append(word[:fits])
+            word = word[fits:]
+        lines.append(word)
+    return lines
+
+
+def curves_figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw a run's losses, BLEU and learning rate over its steps, each panel only where there is something to draw.
+
+    Args:
+        rows: Of metrics.jsonl: `step`, `split`, and any of `loss`, `loss_all_positions`, `bleu_1` .. `bleu_4`,
+            `learning_rate`; a value may be missing or null.
+        path: PNG file to write.
+    """
+    panels = {
+        "loss per token, nats": ["loss"],
+        "loss per position, padding included, nats": ["loss_all_positions"],
+        "BLEU": [f"bleu_{order}" for order in (1, 2, 3, 4)],
+        "learning rate": ["learning_rate"],
+    }
+    splits = list(dict.fromkeys(row["split"] for row in rows))
+    curves: dict[str, list[tuple[str, list[tuple[int, float]]]]] = {}
+    for title, keys in panels.items():
+        for key in keys:
+            for split in splits:
+                points = [(r["step"], r[key]) for r in rows if r["split"] == split and _is_number(r.get(key))]
+                label = f"{split} {LABELS[key]}" if title == "BLEU" else split
+                if points:
+                    curves.setdefault(title, []).append((label, points))
+
+    columns = 2 if len(curves) == 4 else max(len(curves), 1)
+    lines_of_panels = max(math.ceil(len(curves) / columns), 1)
+    figure = Figure(figsize=(5.2 * columns, 3.6 * lines_of_panels), layout="constrained")
+    for number, (title, lines) in enumerate(curves.items(), start=1):
+        axes = figure.add_subplot(lines_of_panels, columns, number)
+        for label, points in lines:
+            marker = "o" if len(points) <= 40 else None
+            axes.plot(*zip(*points, strict=True), label=label, marker=marker, markersize=3.5, linewidth=1.6)
+        axes.set_title(title, fontsize=11)
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=9)
+        if title == "learning rate":
+            axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    if not curves:
+        figure.text(0.5, 0.5, "no steps yet", ha="center", color="0.35")
+    _save(figure, path)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write a PNG that is there as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    figure.savefig(partial, format="png", dpi=130, facecolor="white")
+    partial.replace(path)

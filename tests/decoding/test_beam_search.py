@@ -1,0 +1,188 @@
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from dualcap_jax.decoding import BeamSearchResult, DecodingConfig, beam_search
+from dualcap_jax.decoding.beam_search import ban_repeated_ngrams
+
+from .toy_model import Weights, empty_cache, make_next_logits, make_torch_model
+
+END, PAD, VOCABULARY = 2, 1, 23
+CONFIG = DecodingConfig(num_beams=4, max_length=12, no_repeat_ngram_size=2, length_penalty=0.7, num_return_sequences=3)
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch")
+
+
+@partial(jax.jit, static_argnames=("config",))
+def search(weights: Weights, start: jax.Array, image: jax.Array, config: DecodingConfig) -> BeamSearchResult:
+    cache = empty_cache(weights, len(start))
+    return beam_search(make_next_logits(weights), cache, image, start, config=config, end_id=END, pad_id=PAD)
+
+
+def draw_inputs(seed: int, batch: int, width: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    start = rng.integers(0, VOCABULARY, batch).astype(np.int32)
+    start[0] = END  # GPT-2 frames a caption with the same token at both ends
+    return start, rng.normal(size=(batch, width)).astype(np.float32)
+
+
+def total_log_probs(weights: Weights, tokens: np.ndarray, lengths: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Log-probability of each row of tokens up to its length, by feeding it token by token."""
+    next_logits, cache, totals = make_next_logits(weights), empty_cache(weights, len(tokens)), 0.0
+    for position in range(tokens.shape[1] - 1):
+        logits, cache = next_logits(tokens[:, position], position, cache, image)
+        gained = jax.nn.log_softmax(logits)[np.arange(len(tokens)), tokens[:, position + 1]]
+        totals += np.where(position + 1 < lengths, gained, 0.0)
+    return totals
+
+
+@st.composite
+def decoding_configs(draw: st.DrawFn) -> DecodingConfig:
+    num_beams = draw(st.integers(1, 8))
+    return DecodingConfig(
+        num_beams=num_beams,
+        max_length=draw(st.integers(2, 16)),
+        no_repeat_ngram_size=draw(st.integers(0, 3)),
+        length_penalty=draw(st.sampled_from([-0.5, 0.0, 0.6, 1.0, 2.0])),
+        early_stopping=draw(st.sampled_from([True, False, "never"])),
+        num_return_sequences=draw(st.integers(1, num_beams)),
+    )
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(config=decoding_configs(), batch=st.integers(1, 4), seed=st.integers(0, 1000))
+@example(config=DecodingConfig(5, 16, 2, 1.0, True), batch=3, seed=1)
+@example(config=DecodingConfig(5, 16, 2, 2.0, "never", 5), batch=3, seed=2)
+@example(config=DecodingConfig(4, 16, 0, 0.6, False, 4), batch=4, seed=3)
+@example(config=DecodingConfig(1, 16, 1, 1.0, "never"), batch=2, seed=4)
+def test_sequences_and_scores_are_those_of_transformers(torch, config: DecodingConfig, batch: int, seed: int):
+    for end_bias in (-2.0, 1.0, 2.0, 3.0, 5.0):  # an end that is rare to one that is likely at once
+        weights = Weights.draw(seed, VOCABULARY, end_id=END, end_bias=end_bias)
+        start, image = draw_inputs(seed, batch)
+        ours = jax.device_get(search(weights, start, image, config))
+        with torch.no_grad():
+            theirs = make_torch_model(weights).generate(
+                torch.from_numpy(start).long()[:, None],
+                image=torch.from_numpy(image),
+                num_beams=config.num_beams,
+                max_length=config.max_length,
+                no_repeat_ngram_size=config.no_repeat_ngram_size,
+                length_penalty=config.length_penalty,
+                early_stopping=config.early_stopping,
+                num_return_sequences=config.num_return_sequences,
+                do_sample=False,
+                use_cache=False,
+                eos_token_id=END,
+                pad_token_id=PAD,
+                output_scores=True,
+                return_dict_in_generate=True,
+            )
+        tokens = theirs.sequences.numpy()
+        padding = ((0, 0), (0, config.max_length - tokens.shape[1]))
+        tokens = np.pad(tokens, padding, constant_values=PAD).reshape(ours.tokens.shape)
+        np.testing.assert_array_equal(ours.tokens, tokens)
+        if config.num_beams > 1:  # greedy search gives no scores
+            scores = theirs.sequences_scores.numpy().reshape(ours.scores.shape)
+            np.testing.assert_allclose(ours.scores, scores, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 0.6, 2.0])
+def test_a_beam_wide_enough_finds_the_best_of_all_sequences(length_penalty: float):
+    vocabulary, max_length = 4, 5
+    config = DecodingConfig(
+        num_beams=3**4, max_length=max_length, length_penalty=length_penalty, early_stopping="never"
+    )
+    words = [token for token in range(vocabulary) if token != END]
+    bodies = [body for n in range(max_length - 1) for body in itertools.product(words, repeat=n)]
+    sequences = [(END, *body, END) for body in bodies]
+    sequences += [(END, *body) for body in itertools.product(words, repeat=max_length - 1)]
+    lengths = np.array([len(tokens) for tokens in sequences])
+    padded = np.array([tokens + (PAD,) * (max_length - len(tokens)) for tokens in sequences])
+    for seed in range(5):
+        weights = Weights.draw(seed, vocabulary, end_id=END)
+        _, image = draw_inputs(seed, 1)
+        scores = total_log_probs(weights, padded, lengths, image) / (lengths - 1) ** length_penalty
+        found = search(weights, jnp.array([END]), image, config)
+        assert found.tokens[0, 0].tolist() == padded[scores.argmax()].tolist()
+        assert found.scores[0, 0] == pytest.approx(scores.max(), abs=1e-4)
+
+
+def test_scores_and_lengths_describe_the_returned_tokens():
+    weights = Weights.draw(5, VOCABULARY, end_id=END, end_bias=3.0)
+    start, image = draw_inputs(5, 4)
+    found = jax.device_get(search(weights, start, image, CONFIG))
+    assert found.tokens.shape == (4, 3, 12)
+    assert found.tokens.dtype == np.int32
+    tokens, lengths = found.tokens.reshape(12, 12), found.lengths.reshape(12)
+    for row, length in zip(tokens, lengths, strict=True):
+        assert row[length - 1] == END or length == CONFIG.max_length
+        assert END not in row[1 : length - 1]
+        assert (row[length:] == PAD).all()
+    assert (found.tokens[:, :, 0] == start[:, None]).all()
+    log_probs = total_log_probs(weights, tokens, lengths, image.repeat(3, axis=0))
+    np.testing.assert_allclose(found.log_probs.reshape(12), log_probs, atol=1e-4)
+    np.testing.assert_allclose(found.scores.reshape(12), log_probs / (lengths - 1) ** 0.7, atol=1e-4)
+    assert (np.diff(found.scores, axis=1) <= 0).all()
+
+
+def test_an_example_is_searched_alike_in_any_batch():
+    weights = Weights.draw(9, VOCABULARY, end_id=END, end_bias=2.0)
+    start, image = draw_inputs(9, 4)
+    together = jax.device_get(search(weights, start, image, CONFIG))
+    for row in range(4):
+        alone = jax.device_get(search(weights, start[row : row + 1], image[row : row + 1], CONFIG))
+        np.testing.assert_array_equal(alone.tokens[0], together.tokens[row])
+        np.testing.assert_allclose(alone.scores[0], together.scores[row], atol=1e-5)
+
+
+def test_the_loop_ends_when_all_examples_are_done():
+    steps = []
+
+    def next_logits(tokens, position, cache, context):
+        jax.debug.callback(lambda p: steps.append(int(p)), position)
+        favoured = jnp.where(position == 2, END, 5)
+        return jnp.zeros((len(tokens), VOCABULARY)).at[:, favoured].set(50.0), cache
+
+    config = DecodingConfig(num_beams=1, max_length=30)
+    found = beam_search(next_logits, (), None, jnp.zeros(2, jnp.int32), config=config, end_id=END, pad_id=PAD)
+    jax.effects_barrier()
+    assert found.tokens[:, 0, :5].tolist() == [[0, 5, 5, END, PAD]] * 2
+    assert steps == [0, 1, 2]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data(), size=st.integers(0, 4), length=st.integers(1, 9))
+def test_no_ngram_occurs_twice(data: st.DataObject, size: int, length: int):
+    tokens = data.draw(st.lists(st.integers(0, 3), min_size=9, max_size=9))
+    banned = ban_repeated_ngrams(jnp.zeros((1, 1, 4)), jnp.array([[tokens]]), jnp.int32(length), size)[0, 0]
+    so_far = tokens[:length]
+    seen = {tuple(so_far[i : i + size]) for i in range(length - size + 1)} if size else set()
+    for token in range(4):
+        completed = tuple((*so_far, token)[length + 1 - size :])
+        assert bool(jnp.isneginf(banned[token])) == (completed in seen)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "accepted"),
+    [
+        ("num_beams", 0, "at least 1"),
+        ("max_length", 1, "at least 2"),
+        ("no_repeat_ngram_size", -1, "at least 0"),
+        ("num_return_sequences", 6, "at most decoding.num_beams=5"),
+        ("batch_size", 0, "at least 1"),
+        ("length_penalty", float("nan"), "finite"),
+        ("early_stopping", "soon", "True, False or 'never'"),
+    ],
+)
+def test_an_impossible_setting_names_itself(field: str, value: object, accepted: str):
+    with pytest.raises(ValueError, match=rf"decoding\.{field}={value!r}.*{accepted}"):
+        DecodingConfig(**{field: value})
