@@ -58,7 +58,7 @@ def decoding_configs(draw: st.DrawFn) -> DecodingConfig:
     )
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(config=decoding_configs(), batch=st.integers(1, 4), seed=st.integers(0, 1000))
 @example(config=DecodingConfig(5, 16, 2, 1.0, True), batch=3, seed=1)
 @example(config=DecodingConfig(5, 16, 2, 2.0, "never", 5), batch=3, seed=2)
@@ -163,12 +163,13 @@ def test_the_loop_ends_when_all_examples_are_done():
 @given(data=st.data(), size=st.integers(0, 4), length=st.integers(1, 9))
 def test_no_ngram_occurs_twice(data: st.DataObject, size: int, length: int):
     tokens = data.draw(st.lists(st.integers(0, 3), min_size=9, max_size=9))
-    banned = ban_repeated_ngrams(jnp.zeros((1, 1, 4)), jnp.array([[tokens]]), jnp.int32(length), size)[0, 0]
+    ban = jax.jit(ban_repeated_ngrams, static_argnames="size")
+    banned = jax.device_get(ban(jnp.zeros((1, 1, 4)), jnp.array([[tokens]]), jnp.int32(length), size=size))[0, 0]
     so_far = tokens[:length]
     seen = {tuple(so_far[i : i + size]) for i in range(length - size + 1)} if size else set()
     for token in range(4):
         completed = tuple((*so_far, token)[length + 1 - size :])
-        assert bool(jnp.isneginf(banned[token])) == (completed in seen)
+        assert bool(np.isneginf(banned[token])) == (completed in seen)
 
 
 @pytest.mark.parametrize(
