@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dualcap_jax.data.records import DataError, Faults
 from dualcap_jax.data.text import normalize_caption
@@ -64,13 +65,9 @@ def read_coco(annotations: Path, faults: Faults) -> list[Entry]:
     rejected: set[int] = set()  # images reported already: their captions are no faults of their own
     for position, image in enumerate(images):
         where = f"{annotations.name}: images[{position}]"
-        try:
-            image_id, filename = int(image["id"]), str(image["file_name"])
-        except (ValueError, KeyError, TypeError):
-            faults.report("malformed image", f"{where}: has no whole-number 'id' and 'file_name'")
-            continue
-        if image_id < 0:
-            faults.report("malformed image", f"{where}: id {image_id} is negative")
+        image_id, filename = _get(image, "id"), _get(image, "file_name")
+        if not _is_id(image_id) or not _is_name(filename):
+            faults.report("malformed image", f"{where}: needs 'id', a whole number from 0, and 'file_name'")
         elif image_id in entries or image_id in rejected:
             faults.report("duplicate id", f"{where}: image id {image_id} was given before")
         elif not (directory / filename).is_file():
@@ -79,20 +76,17 @@ def read_coco(annotations: Path, faults: Faults) -> list[Entry]:
         else:
             entries[image_id] = Entry(image_id, filename, directory / filename)
 
-    seen: set[object] = set()
+    seen: set[int] = set()
     for position, row in enumerate(rows):
         where = f"{annotations.name}: annotations[{position}]"
-        try:
-            image_id, caption, number = int(row["image_id"]), row["caption"], row.get("id")
-        except (ValueError, KeyError, TypeError, AttributeError):
-            faults.report("malformed caption", f"{where}: has no whole-number 'image_id' and 'caption'")
-            continue
-        if number is not None and number in seen:
+        number, image_id = _get(row, "id"), _get(row, "image_id")
+        if not _is_id(number) or not _is_id(image_id):
+            faults.report("malformed caption", f"{where}: needs 'id' and 'image_id', whole numbers from 0")
+        elif number in seen:
             faults.report("duplicate id", f"{where}: annotation id {number} was given before")
-            continue
-        seen.add(number)
-        if image_id in entries:
-            _add_caption(entries[image_id], caption, where, faults)
+        elif image_id in entries:
+            seen.add(number)
+            _add_caption(entries[image_id], _get(row, "caption"), where, faults)
         elif image_id not in rejected:
             faults.report("missing image", f"{where}: image id {image_id} is not among the file's images")
     return _with_captions(entries.values(), annotations.name, faults)
@@ -156,19 +150,19 @@ def _json_lines(path: Path, faults: Faults) -> Iterator[Line]:
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 row: object = json.loads(text) if text else None
-            except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 faults.report("malformed line", f"{where}: not a line of JSON ({error})")
                 continue
             if not text:
                 continue
-            fields = row if isinstance(row, dict) else {}
-            captions = fields.get("captions", [fields["caption"]] if "caption" in fields else None)
-            if not isinstance(captions, list) or not _is_name(fields.get("image")):
+            image, captions, caption, split = (_get(row, key) for key in ("image", "captions", "caption", "split"))
+            if captions is None and caption is not None:
+                captions = [caption]
+            if not isinstance(captions, list) or not _is_name(image):
                 message = 'is not {"image": "NAME", "captions": ["...", ...]}'
                 faults.report("malformed line", f"{where}: {message}")
                 continue
-            split = fields.get("split")
-            yield where, fields["image"], captions, None if split is None else str(split)
+            yield where, image, captions, None if split is None else str(split)
 
 
 def _csv_lines(path: Path, faults: Faults) -> Iterator[Line]:
@@ -189,6 +183,14 @@ def _csv_lines(path: Path, faults: Faults) -> Iterator[Line]:
         raise DataError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from None
     except csv.Error as error:
         raise DataError(f"{path}:{rows.line_num}: not CSV ({error})") from None
+
+
+def _get(row: object, key: str) -> Any:
+    return row.get(key) if isinstance(row, dict) else None
+
+
+def _is_id(number: object) -> bool:
+    return isinstance(number, int) and 0 <= number < 2**63
 
 
 def _is_name(image: object) -> bool:

@@ -200,6 +200,7 @@ def test_a_table_that_cannot_be_read_is_told(tmp_path, content, sentence):
 
 JSONL_FAULTS = {
     "not json": ('{"image": "a.jpg", ', "malformed line", r"captions.jsonl:2: not a line of JSON"),
+    "endless number": ("1" * 5000, "malformed line", "captions.jsonl:2: not a line of JSON"),
     "no object": ("[1, 2]", "malformed line", r'captions.jsonl:2: is not \{"image": "NAME"'),
     "no captions": ('{"image": "a.jpg"}', "malformed line", r'captions.jsonl:2: is not \{"image": "NAME"'),
     "image a number": ('{"image": 3, "caption": "x"}', "malformed line", r'captions.jsonl:2: is not \{"image"'),
@@ -305,9 +306,14 @@ COCO_FAULTS = {
     ),
     "caption empty": ([], [coco_caption(9, 1, "\n")], {"empty caption": 1}, r"annotations\[1\]: .* is empty"),
     "caption null": ([], [coco_caption(9, 1, None)], {"malformed caption": 1}, r"annotations\[1\]: .* is not text"),
-    "id no number": ([{"id": "x", "file_name": "x"}], [], {"malformed image": 1}, r"images\[1\]: has no whole-number"),
-    "id negative": ([{"id": -1, "file_name": "x"}], [], {"malformed image": 1}, r"images\[1\]: id -1 is negative"),
-    "no object": ([], [3], {"malformed caption": 1}, r"annotations\[1\]: has no whole-number 'image_id'"),
+    "id no number": ([{"id": "x", "file_name": "x"}], [], {"malformed image": 1}, r"images\[1\]: needs 'id'"),
+    "id negative": (
+        [{"id": -1, "file_name": "x"}],
+        [],
+        {"malformed image": 1},
+        r"images\[1\]: needs 'id', a whole number from 0",
+    ),
+    "no object": ([], [3], {"malformed caption": 1}, r"annotations\[1\]: needs 'id' and 'image_id'"),
 }
 
 
