@@ -144,19 +144,39 @@ def test_an_example_is_searched_alike_in_any_batch():
         np.testing.assert_allclose(alone.scores[0], together.scores[row], atol=1e-5)
 
 
-def test_the_loop_ends_when_all_examples_are_done():
+def count_steps(config: DecodingConfig, logits: np.ndarray) -> int:
+    """Steps of a search whose logits are the rows of an array, one for each position, the last for all later."""
     steps = []
 
     def next_logits(tokens, position, cache, context):
         jax.debug.callback(lambda p: steps.append(int(p)), position)
-        favoured = jnp.where(position == 2, END, 5)
-        return jnp.zeros((len(tokens), VOCABULARY)).at[:, favoured].set(50.0), cache
+        row = jnp.asarray(logits)[jnp.minimum(position, len(logits) - 1)]
+        return jnp.broadcast_to(row, (len(tokens), VOCABULARY)), cache
 
-    config = DecodingConfig(num_beams=1, max_length=30)
-    found = beam_search(next_logits, (), None, jnp.zeros(2, jnp.int32), config=config, end_id=END, pad_id=PAD)
+    start = jnp.zeros(2, jnp.int32)
+    jax.block_until_ready(beam_search(next_logits, (), None, start, config=config, end_id=END, pad_id=PAD).tokens)
     jax.effects_barrier()
-    assert found.tokens[:, 0, :5].tolist() == [[0, 5, 5, END, PAD]] * 2
-    assert steps == [0, 1, 2]
+    assert steps == list(range(len(steps)))
+    return len(steps)
+
+
+def test_greedy_search_ends_when_all_examples_have_ended():
+    logits = np.zeros((3, VOCABULARY), np.float32)
+    logits[[0, 1, 2], [5, 5, END]] = 50
+    assert count_steps(DecodingConfig(num_beams=1, max_length=30, early_stopping="never"), logits) == 3
+
+
+def test_early_stopping_says_whether_full_is_done():
+    # One hypothesis ends at once, another a step later; a live one could still beat the first, being longer.
+    logits = np.zeros((2, VOCABULARY), np.float32)
+    logits[0, [5, END]] = 50, 49.9
+    logits[1, END] = 2
+    first, improved = (
+        count_steps(DecodingConfig(2, 30, length_penalty=3.0, early_stopping=early_stopping), logits)
+        for early_stopping in (True, False)
+    )
+    assert first == 2
+    assert improved > 2
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
