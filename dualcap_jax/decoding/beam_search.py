@@ -170,9 +170,7 @@ def _advance(
 
     # The best that end join the finished, if they rank among the first num_beams and the example isn't done.
     joins = ends & (jnp.arange(2 * beams) < beams)
-    closed = ~state.improvable | (
-        jnp.all(state.is_finished, axis=1, keepdims=True) & (early_stopping is True)
-    )
+    closed = ~state.improvable | (jnp.all(state.is_finished, axis=1, keepdims=True) & (early_stopping is True))
     candidate_scores = candidate_log_probs / norms[length - 1]
     candidate_scores += closed * NEGLIGIBLE + ~joins * NEGLIGIBLE
     scores, kept = jax.lax.top_k(jnp.concatenate([state.scores, candidate_scores], axis=1), beams)
@@ -184,9 +182,7 @@ def _advance(
     is_finished = keep(state.is_finished, joins)
 
     # Could the best live hypothesis still beat the worst finished one?
-    favourable = (
-        config.max_length - 1 if early_stopping == "never" and config.length_penalty > 0 else length - 1
-    )
+    favourable = config.max_length - 1 if early_stopping == "never" and config.length_penalty > 0 else length - 1
     worst = jnp.where(is_finished, scores.min(axis=1, keepdims=True), NEGLIGIBLE)
     can_improve = jnp.any(live_log_probs[:, :1] / norms[favourable] > worst, axis=1, keepdims=True)
 

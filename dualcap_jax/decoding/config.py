@@ -50,6 +50,4 @@ class DecodingConfig:
         if not abs(self.length_penalty) < float("inf"):
             raise ValueError(f"decoding.length_penalty={self.length_penalty}: must be a finite number")
         if not (isinstance(self.early_stopping, bool) or self.early_stopping == "never"):
-            raise ValueError(
-                f"decoding.early_stopping={self.early_stopping!r}: must be True, False or 'never'"
-            )
+            raise ValueError(f"decoding.early_stopping={self.early_stopping!r}: must be True, False or 'never'")

@@ -89,6 +89,11 @@ def scores_table(scores: Mapping[str, Any]) -> str:
     return "\n".join([head, *table, f"  BLEU is sacrebleu {scores['signature']}"])
 
 
+def summary(scores: Mapping[str, Any]) -> str:
+    """The scores in one line; its argument is that of `write_report`."""
+    return f"{scores['split']}: " + ", ".join(f"{label} {value}" for label, value in _lines(scores))
+
+
 def _markdown(name: str, scores: Mapping[str, Any], captions: Sequence[Mapping[str, Any]]) -> str:
     """The report as Markdown."""
 

@@ -1,0 +1,131 @@
+"""What a user imports: images in, captions with scores out."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from PIL import Image
+
+from dualcap_jax.config import ConfigError, ExperimentConfig, load_json
+from dualcap_jax.data.images import prepare_image
+from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer
+from dualcap_jax.decoding.beam_search import beam_search
+from dualcap_jax.decoding.config import DecodingConfig
+from dualcap_jax.training.checkpoints import Which, restore_model
+from dualcap_jax.training.step import graph, init_model
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One caption of one picture."""
+
+    text: str
+    score: float
+    """What hypotheses are ranked by: log_prob / generated tokens ** length_penalty."""
+    log_prob: float
+    """Log-probability of the whole caption, its end included, in nats."""
+    others: tuple["Caption", ...] = ()
+    """The next best, where more than one was asked for."""
+
+
+@partial(jax.jit, static_argnames=("graphdef", "decoding", "end_id"))
+def _search(model: dict[str, Any], images, *, graphdef: nnx.GraphDef, decoding: DecodingConfig, end_id: int):
+    network = nnx.merge(graphdef, model["params"], model["batch_stats"], copy=True)
+    batch = images.shape[0]
+    return beam_search(
+        network.next_logits,
+        network.init_cache(batch, decoding.max_length),
+        network.encode(images),
+        jnp.full(batch, end_id, jnp.int32),
+        config=decoding,
+        end_id=end_id,
+        pad_id=end_id,
+    )
+
+
+class Captioner:
+    """A trained network with its tokenizer.
+
+    Args:
+        config: of the experiment it was trained in.
+        model: params and batch_stats, nested dicts of arrays.
+        tokenizer: the run's.
+        step: training step that the model is of.
+    """
+
+    def __init__(self, config: ExperimentConfig, model: dict[str, Any], tokenizer: CaptionTokenizer, step: int):
+        self.config, self.model, self.tokenizer, self.step = config, model, tokenizer, step
+        self._graphdef = graph(config.model)
+
+    @classmethod
+    def load(cls, workdir: str | os.PathLike, checkpoint: Which = "best") -> "Captioner":
+        """The captioner of a run directory.
+
+        Args:
+            workdir: what `python -m dualcap_jax.train` wrote.
+            checkpoint: "best" by validation loss, or "latest".
+
+        Raises:
+            ConfigError: when `workdir` is no run directory.
+            CheckpointError: when it has no checkpoint yet.
+        """
+        workdir = Path(workdir)
+        if not (workdir / "config.json").is_file():
+            raise ConfigError(f"{workdir}: not a run directory (no config.json in it)")
+        config = load_json(workdir / "config.json")
+        shapes = jax.eval_shape(lambda: init_model(config.model, 0))
+        model, step = restore_model(workdir, shapes, checkpoint)
+        return cls(config, model, load_tokenizer(workdir / "tokenizer"), step)
+
+    def __call__(
+        self,
+        images: Sequence[str | os.PathLike | bytes | Image.Image | np.ndarray],
+        **decoding: Any,
+    ) -> list[Caption]:
+        """Caption pictures.
+
+        Args:
+            images: paths, encoded bytes (JPEG, PNG, WebP, ...), PIL images or uint8 arrays [height, width, 3].
+            decoding: fields of `DecodingConfig` to change, such as num_beams=1 or num_return_sequences=3.
+
+        Raises:
+            ImageError: for the first picture that cannot be read.
+        """
+        data = self.config.data
+        prepared = (prepare_image(image, data.image_size, data.resize) for image in images)
+        return list(self.caption_prepared(prepared, replace(self.config.decoding, **decoding)))
+
+    def caption_prepared(self, images: Iterable[np.ndarray], decoding: DecodingConfig) -> Iterator[Caption]:
+        """Captions of pictures already of the network's size, as they come, batch by batch.
+
+        Args:
+            images: uint8 [size, size, 3], as `prepare_image` makes them.
+            decoding: settings of the search; the last batch is filled up, so that one compilation serves all.
+        """
+        pending = iter(images)
+        while chunk := list(islice(pending, decoding.batch_size)):
+            filled = chunk + [chunk[-1]] * (decoding.batch_size - len(chunk))
+            found = _search(
+                self.model,
+                np.stack(filled),
+                graphdef=self._graphdef,
+                decoding=decoding,
+                end_id=self.tokenizer.end_id,
+            )
+            tokens, lengths, scores, log_probs = jax.device_get(found)
+            for row in range(len(chunk)):
+                captions = [
+                    Caption(self.tokenizer.decode(ids[:length]), float(score), float(log_prob))
+                    for ids, length, score, log_prob in zip(
+                        tokens[row], lengths[row], scores[row], log_probs[row], strict=True
+                    )
+                ]
+                yield replace(captions[0], others=tuple(captions[1:]))

@@ -1,0 +1,104 @@
+"""Depthwise convolution that is fast on CPU too.
+
+XLA's grouped convolution runs 20 to 60 times slower on CPU than it could. There the convolution is a sum of k * k
+shifted products, and so is its gradient by the image; its gradient by the kernel is one reduction with k * k operands.
+Other devices keep the grouped convolution.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+Padding = tuple[int, int]
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, Padding]:
+    """TensorFlow's SAME: the output size, and the zeros before and after (one more after, where they are odd)."""
+    output = -(-size // stride)
+    total = max((output - 1) * stride + kernel - size, 0)
+    return output, (total // 2, total - total // 2)
+
+
+def depthwise_conv(
+    x: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "k k 1 channels"],
+    stride: int,
+) -> Float[Array, "batch out_height out_width channels"]:
+    """Each channel convolved with its own k x k kernel, padded as TensorFlow's SAME.
+
+    Args:
+        x: of any float dtype, which is the result's.
+        kernel: of the same dtype.
+        stride: in both directions.
+    """
+    return lax.platform_dependent(
+        x, kernel, cpu=partial(_shifted_conv, stride), default=partial(grouped_conv, stride=stride)
+    )
+
+
+def grouped_conv(x, kernel, stride: int):
+    """The same as XLA's grouped convolution."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+def _taps(padded, k: int, stride: int, height: int, width: int):
+    """Kernel position by kernel position, what it is multiplied with: [batch, height, width, channels]."""
+    batch, _, _, channels = padded.shape
+    for i in range(k):
+        for j in range(k):
+            end = (batch, i + (height - 1) * stride + 1, j + (width - 1) * stride + 1, channels)
+            yield i, j, lax.slice(padded, (0, i, j, 0), end, (1, stride, stride, 1))
+
+
+def _pad(x, k: int, stride: int):
+    """`x` with its SAME padding, and the output's height and width."""
+    (height, rows), (width, columns) = (same_padding(size, k, stride) for size in x.shape[1:3])
+    # The barrier keeps XLA from recomputing the padding in each of the k * k products.
+    padded = lax.optimization_barrier(jnp.pad(x, ((0, 0), rows, columns, (0, 0))))
+    return padded, height, width
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _shifted_conv(stride: int, x, kernel):
+    k = kernel.shape[0]
+    padded, height, width = _pad(x, k, stride)
+    return sum(tap * kernel[i, j, 0] for i, j, tap in _taps(padded, k, stride, height, width))
+
+
+def _forward(stride: int, x, kernel):
+    return _shifted_conv(stride, x, kernel), (x, kernel)
+
+
+def _backward(stride: int, residuals, dy):
+    x, kernel = residuals
+    k = kernel.shape[0]
+    padded, height, width = _pad(x, k, stride)
+
+    # By the kernel: one pass over x and dy for all k * k sums, in float32.
+    products = [(tap * dy).astype(jnp.float32) for _, _, tap in _taps(padded, k, stride, height, width)]
+    zeros = (jnp.float32(0),) * len(products)
+    add = lambda sums, values: tuple(s + v for s, v in zip(sums, values, strict=True))  # noqa: E731
+    d_kernel = jnp.stack(lax.reduce(tuple(products), zeros, add, (0, 1, 2))).reshape(k, k, 1, -1)
+
+    # By x: dy with zeros between (stride) and around, correlated with the flipped kernel.
+    def around(size: int, output: int) -> tuple[int, int, int]:
+        before = k - 1 - same_padding(size, k, stride)[1][0]
+        return before, size + k - 1 - before - ((output - 1) * stride + 1), stride - 1
+
+    config = ((0, 0, 0), around(x.shape[1], height), around(x.shape[2], width), (0, 0, 0))
+    dilated = lax.optimization_barrier(lax.pad(dy, jnp.zeros((), dy.dtype), config))
+    dx = sum(tap * kernel[k - 1 - i, k - 1 - j, 0] for i, j, tap in _taps(dilated, k, 1, *x.shape[1:3]))
+    return dx, d_kernel.astype(kernel.dtype)
+
+
+_shifted_conv.defvjp(_forward, _backward)

@@ -1,0 +1,112 @@
+"""The captioner's network: an image encoder and a language model that meet in the merger."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from dualcap_jax.models.efficientnet import EfficientNet, EfficientNetConfig
+from dualcap_jax.models.gpt2 import FlaxGPT2Model, GPT2Config
+from dualcap_jax.models.mergers import KINDS, MergerConfig, merge, merge_step
+
+Part = Literal["encoder", "language", "merger"]
+"""The three parts, which are also the top-level names of the parameters."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The whole network; the defaults are the small one of the embedded run."""
+
+    encoder: EfficientNetConfig = field(
+        default_factory=lambda: EfficientNetConfig(
+            variant="b0", width=0.5, depth=0.5, num_classes=256, dropout=0.1, drop_connect=0.0
+        )
+    )
+    """The image encoder."""
+    language: GPT2Config = field(
+        default_factory=lambda: GPT2Config(vocab_size=512, max_positions=64, width=128, layers=2, heads=4, dropout=0.0)
+    )
+    """The language model."""
+    merger: MergerConfig = field(default_factory=lambda: MergerConfig(hidden=(384, 256)))
+    """What joins the two."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the computation; parameters, norms, softmax, loss and statistics stay float32. float16 trains with
+    dynamic loss scaling; the 16-bit kinds are for accelerators (on CPU they are slower)."""
+
+
+class DualCaptioner(nnx.Module):
+    """EfficientNet and GPT-2 joined after their last layers; logits tied to the token embedding.
+
+    Args:
+        config: shape of the network.
+        rngs: gives the initial parameters.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        dtype = jnp.dtype(config.dtype)
+        self.encoder = EfficientNet(config.encoder, dtype=dtype, rngs=rngs)
+        self.language = FlaxGPT2Model(config.language, dtype=dtype, rngs=rngs)
+        self.merger = KINDS[config.merger.kind](
+            config.merger, self.encoder.num_features, config.language.width, dtype=dtype, rngs=rngs
+        )
+
+    def __call__(
+        self,
+        images: Array,
+        tokens: Int[Array, "batch captions length"],
+        mask: Bool[Array, "batch captions length"],
+        *,
+        train: bool = False,
+        key: jax.Array | None = None,
+        frozen: Collection[Part] = (),
+    ) -> Float[Array, "batch captions length vocab"]:
+        """Next-token logits, float32, of every position of every caption.
+
+        Args:
+            images: uint8 [batch, height, width, 3] RGB (or float, already normalised).
+            tokens: several captions per image share its one encoding.
+            mask: True on real tokens.
+            train: dropout and drop-connect on, batch statistics used and updated.
+            key: for dropout and drop-connect; needed in training when a rate is above 0.
+            frozen: parts that run as in evaluation even in training.
+        """
+        encoder_key, language_key = (None, None) if key is None else jax.random.split(key)
+        image = self.encoder(images, train=train and "encoder" not in frozen, key=encoder_key)
+        batch, captions, length = tokens.shape
+        hidden = self.language(
+            tokens.reshape(-1, length),  # [batch * captions, length]
+            mask.reshape(-1, length),
+            language_key if train and "language" not in frozen else None,
+        )
+        hidden = hidden.reshape(batch, captions, length, -1)
+        merged = merge(self.merger, image, hidden, mask, train and "merger" not in frozen)
+        return self._logits(merged)
+
+    def _logits(self, hidden: Float[Array, "... width"]) -> Float[Array, "... vocab"]:
+        embedding = self.language.token_embedding[...].astype(hidden.dtype)
+        return jnp.einsum("...w,vw->...v", hidden, embedding, preferred_element_type=jnp.float32)
+
+    def encode(self, images: Array) -> Float[Array, "batch features"]:
+        """Image vectors as `next_logits` reads them."""
+        return self.encoder(images)
+
+    def init_cache(self, rows: int, length: int) -> Any:
+        """What decoding carries from token to token: GPT-2's keys and values, the merger's state."""
+        return {"language": self.language.init_cache(rows, length), "merger": self.merger.init_state(rows)}
+
+    def next_logits(
+        self,
+        tokens: Int[Array, " rows"],
+        position: Int[Array, ""],
+        cache: Any,
+        image: Float[Array, "rows features"],
+    ) -> tuple[Float[Array, "rows vocab"], Any]:
+        """Feed one more token per row at `position`; return the logits of the next and the cache."""
+        hidden, language = self.language.step(tokens, position, cache["language"])
+        merged, merger = merge_step(self.merger, image, hidden, position, cache["merger"])
+        return self._logits(merged), {"language": language, "merger": merger}

@@ -1,0 +1,293 @@
+"""EfficientNet (Tan & Le 2019) and EfficientNet-Lite, as a flax.nnx module.
+
+The arithmetic is that of the authors' TensorFlow code: SAME padding (asymmetric at stride 2), batch norm with epsilon
+1e-3, squeeze-excite of a quarter of the block's input, drop-connect that grows with depth.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from dualcap_jax.models.depthwise import depthwise_conv
+
+Variant = Literal[
+    "b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "l2", "lite0", "lite1", "lite2", "lite3", "lite4"
+]  # fmt: skip
+
+# width, depth, nominal image size in pixels, dropout
+VARIANTS = {
+    "b0": (1.0, 1.0, 224, 0.2),
+    "b1": (1.0, 1.1, 240, 0.2),
+    "b2": (1.1, 1.2, 260, 0.3),
+    "b3": (1.2, 1.4, 300, 0.3),
+    "b4": (1.4, 1.8, 380, 0.4),
+    "b5": (1.6, 2.2, 456, 0.4),
+    "b6": (1.8, 2.6, 528, 0.5),
+    "b7": (2.0, 3.1, 600, 0.5),
+    "b8": (2.2, 3.6, 672, 0.5),
+    "l2": (4.3, 5.3, 800, 0.5),
+    "lite0": (1.0, 1.0, 224, 0.2),
+    "lite1": (1.0, 1.1, 240, 0.2),
+    "lite2": (1.1, 1.2, 260, 0.3),
+    "lite3": (1.2, 1.4, 280, 0.3),
+    "lite4": (1.4, 1.8, 300, 0.3),
+}
+
+# output channels, kernel, stride, expansion, repeats, of each stage of B0
+STAGES = (
+    (16, 3, 1, 1, 1),
+    (24, 3, 2, 6, 2),
+    (40, 5, 2, 6, 2),
+    (80, 3, 2, 6, 3),
+    (112, 5, 1, 6, 3),
+    (192, 5, 2, 6, 4),
+    (320, 3, 1, 6, 1),
+)
+
+# mean and standard deviation of uint8 values, by channel
+NORMALIZATIONS = {
+    "advprop": ((127.5,) * 3, (127.5,) * 3),
+    "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    "lite": ((127.0,) * 3, (128.0,) * 3),
+}
+
+
+@dataclass(frozen=True)
+class EfficientNetConfig:
+    """Which EfficientNet, and how it is trained."""
+
+    variant: Variant = "b0"
+    """Published size; the lite ones have no squeeze-excite, ReLU6, and a stem and head of fixed width."""
+    width: float | None = None
+    """Factor on B0's channels; None: the variant's."""
+    depth: float | None = None
+    """Factor on B0's repeats; None: the variant's."""
+    num_classes: int = 1000
+    """Length of the image vector: the classifier's logits. 0: pooled features without a classifier."""
+    dropout: float | None = None
+    """Rate before the classifier, in [0, 1); None: the variant's."""
+    drop_connect: float = 0.2
+    """Rate at which the last block is left out of a training example, in [0, 1); earlier ones less, in proportion."""
+    batch_norm: Literal["train", "frozen"] = "train"
+    """train: batch statistics are used and learnt in training. frozen: the running ones are used and left alone."""
+    batch_norm_momentum: float = 0.99
+    """Share of the running statistics that stays at each training step; lower for runs of few steps."""
+    normalization: Literal["advprop", "imagenet", "lite"] = "advprop"
+    """Of uint8 pixels: advprop to [-1, 1]; imagenet by mean and deviation; lite (x - 127) / 128."""
+    remat: bool = False
+    """Recompute each block in the backward pass instead of storing its activations."""
+
+    def __post_init__(self):
+        def check(condition, name, accepted):
+            if not condition:
+                raise ValueError(f"model.encoder.{name}={getattr(self, name)}: must be {accepted}")
+
+        check(self.variant in VARIANTS, "variant", f"one of {', '.join(get_args(Variant))}")
+        for name in ("width", "depth"):
+            value = getattr(self, name)
+            check(value is None or 0 < value < math.inf, name, "more than 0, or None for the variant's")
+        check(self.num_classes >= 0, "num_classes", "at least 0")
+        check(self.dropout is None or 0 <= self.dropout < 1, "dropout", "in [0, 1), or None for the variant's")
+        check(0 <= self.drop_connect < 1, "drop_connect", "in [0, 1)")
+        check(0 <= self.batch_norm_momentum < 1, "batch_norm_momentum", "in [0, 1)")
+
+    @property
+    def is_lite(self) -> bool:
+        """Whether the variant is one of EfficientNet-Lite."""
+        return self.variant.startswith("lite")
+
+
+def round_filters(filters: int, width: float) -> int:
+    """Channels scaled and rounded to a multiple of 8, never by more than a tenth down."""
+    scaled = filters * width
+    rounded = max(8, int(scaled + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * scaled else rounded
+
+
+_conv_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def _depthwise_init(key, shape):
+    return jax.random.normal(key, shape) * (2 / (shape[0] * shape[1])) ** 0.5  # fan out of one channel
+
+
+def _dense_init(key, shape, dtype=jnp.float32):
+    return jax.random.uniform(key, shape, dtype, -1, 1) / shape[1] ** 0.5
+
+
+class BatchNorm(nnx.Module):
+    """Batch norm over all axes but the last, with statistics in float32 whatever the computation's dtype.
+
+    The running variance learns the unbiased one, as in TensorFlow and torch.
+    """
+
+    def __init__(self, channels: int, momentum: float):
+        self.momentum = momentum
+        self.scale, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
+        self.mean, self.var = nnx.BatchStat(jnp.zeros(channels)), nnx.BatchStat(jnp.ones(channels))
+
+    def __call__(self, x: Float[Array, "... channels"], train: bool) -> Float[Array, "... channels"]:
+        """Normalise; in training by the batch, whose statistics are learnt."""
+        mean, var = self.mean[...], self.var[...]
+        if train:
+            axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+            wide = x.astype(jnp.float32)
+            batch_mean = wide.mean(axes)
+            batch_var = jnp.square(wide - batch_mean).mean(axes)
+            unbiased = batch_var * (count / max(count - 1, 1))
+            update, keep = jax.lax.stop_gradient, self.momentum
+            self.mean[...] = update(keep * mean + (1 - keep) * batch_mean)
+            self.var[...] = update(keep * var + (1 - keep) * unbiased)
+            mean, var = batch_mean, batch_var
+        factor = self.scale[...] * jax.lax.rsqrt(var + 1e-3)
+        return x * factor.astype(x.dtype) + (self.bias[...] - mean * factor).astype(x.dtype)
+
+
+class Pointwise(nnx.Module):
+    """A 1 x 1 convolution without bias, as a matrix product."""
+
+    def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(_conv_init(rngs.params(), (1, 1, inputs, outputs)))
+
+    def __call__(self, x: Float[Array, "batch height width inputs"]):
+        """[..., inputs] -> [..., outputs]."""
+        return x @ self.kernel[...][0, 0].astype(x.dtype)
+
+
+class SqueezeExcite(nnx.Module):
+    """Channels weighed by what the whole picture holds."""
+
+    def __init__(self, channels: int, squeezed: int, dtype: DTypeLike, rngs: nnx.Rngs):
+        linear = partial(nnx.Linear, dtype=dtype, kernel_init=_conv_init, rngs=rngs)
+        self.reduce, self.expand = linear(channels, squeezed), linear(squeezed, channels)
+
+    def __call__(self, x: Float[Array, "batch height width channels"]):
+        """The same shape."""
+        pooled = x.mean((1, 2), dtype=jnp.float32).astype(x.dtype)
+        weights = jax.nn.sigmoid(self.expand(jax.nn.silu(self.reduce(pooled))))
+        return x * weights[:, None, None]
+
+
+class Block(nnx.Module):
+    """Inverted bottleneck: expand, depthwise convolution, squeeze-excite, project, skip."""
+
+    def __init__(self, config, inputs, outputs, kernel, stride, expansion, dtype, rngs: nnx.Rngs):
+        self.stride, self.has_skip = stride, stride == 1 and inputs == outputs
+        self.activation = _relu6 if config.is_lite else jax.nn.silu
+        inner = inputs * expansion
+        norm = partial(BatchNorm, momentum=config.batch_norm_momentum)
+        self.expand = Pointwise(inputs, inner, rngs) if expansion > 1 else None
+        self.expand_norm = norm(inner) if expansion > 1 else None
+        self.depthwise = nnx.Param(_depthwise_init(rngs.params(), (kernel, kernel, 1, inner)))
+        self.depthwise_norm = norm(inner)
+        squeezed = max(1, int(inputs * 0.25))
+        self.squeeze_excite = None if config.is_lite else SqueezeExcite(inner, squeezed, dtype, rngs)
+        self.project, self.project_norm = Pointwise(inner, outputs, rngs), norm(outputs)
+
+    def __call__(self, x, keep: Float[Array, "batch 1 1 1"] | None, train: bool):
+        """[batch, height, width, inputs] -> [batch, height / stride, width / stride, outputs].
+
+        `keep` multiplies the branch beside the skip, example by example.
+        """
+        y = x
+        if self.expand is not None:
+            y = self.activation(self.expand_norm(self.expand(y), train))
+        y = depthwise_conv(y, self.depthwise[...].astype(y.dtype), self.stride)
+        y = self.activation(self.depthwise_norm(y, train))
+        if self.squeeze_excite is not None:
+            y = self.squeeze_excite(y)
+        y = self.project_norm(self.project(y), train)
+        if not self.has_skip:
+            return y
+        return x + (y if keep is None else y * keep)
+
+
+def _relu6(x):
+    return jnp.clip(x, 0, 6)
+
+
+class EfficientNet(nnx.Module):
+    """An image encoder.
+
+    Args:
+        config: which, and how it is trained.
+        dtype: of the computation; parameters and batch statistics stay float32.
+        rngs: gives the initial parameters, as the authors'.
+    """
+
+    def __init__(self, config: EfficientNetConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.config, self.dtype = config, dtype
+        variant_width, variant_depth, _, variant_dropout = VARIANTS[config.variant]
+        width, depth = config.width or variant_width, config.depth or variant_depth
+        self.dropout = variant_dropout if config.dropout is None else config.dropout
+        self.activation = _relu6 if config.is_lite else jax.nn.silu
+
+        fixed = 1.0 if config.is_lite else width  # Lite scales neither stem nor head
+        channels, head = round_filters(32, fixed), round_filters(1280, fixed)
+        self.stem = nnx.Param(_conv_init(rngs.params(), (3, 3, 3, channels)))
+        self.stem_norm = BatchNorm(channels, config.batch_norm_momentum)
+        blocks = []
+        for stage, (outputs, kernel, stride, expansion, repeats) in enumerate(STAGES):
+            outputs = round_filters(outputs, width)
+            is_fixed = config.is_lite and stage in (0, len(STAGES) - 1)
+            for index in range(repeats if is_fixed else math.ceil(depth * repeats)):
+                step = stride if index == 0 else 1
+                blocks.append(Block(config, channels, outputs, kernel, step, expansion, dtype, rngs))
+                channels = outputs
+        self.blocks = nnx.List(blocks)
+        self.head = Pointwise(channels, head, rngs)
+        self.head_norm = BatchNorm(head, config.batch_norm_momentum)
+        dense = partial(nnx.Linear, dtype=dtype, kernel_init=_dense_init, rngs=rngs)
+        self.classifier = dense(head, config.num_classes) if config.num_classes else None
+        self.num_features = config.num_classes or head
+
+    def __call__(
+        self, images: Array, *, train: bool = False, key: jax.Array | None = None
+    ) -> Float[Array, "batch features"]:
+        """Image vectors of the computation's dtype.
+
+        Args:
+            images: uint8 [batch, height, width, 3] RGB of any size, or float, already normalised.
+            train: dropout and drop-connect on; batch statistics used and learnt unless frozen by config.
+            key: for dropout and drop-connect.
+
+        Raises:
+            ValueError: in training without a key where a rate is above 0.
+        """
+        rate = self.config.drop_connect
+        if train and key is None and (rate or self.dropout):
+            raise ValueError(f"training with dropout {self.dropout} and drop-connect {rate} needs a key")
+        use_batch = train and self.config.batch_norm == "train"
+        if images.dtype == jnp.uint8:
+            mean, deviation = (jnp.array(values) for values in NORMALIZATIONS[self.config.normalization])
+            images = (images.astype(jnp.float32) - mean) / deviation
+        x = jax.lax.conv_general_dilated(
+            images.astype(self.dtype),
+            self.stem[...].astype(self.dtype),
+            (2, 2),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        x = self.activation(self.stem_norm(x, use_batch))
+        run = nnx.remat(Block.__call__, static_argnums=3) if self.config.remat else Block.__call__
+        for index, block in enumerate(self.blocks):
+            keep = None
+            if train and block.has_skip and (drop := rate * index / len(self.blocks)):
+                kept = jax.random.bernoulli(jax.random.fold_in(key, index), 1 - drop, (len(x), 1, 1, 1))
+                keep = kept.astype(x.dtype) / (1 - drop)
+            x = run(block, x, keep, use_batch)
+        x = self.activation(self.head_norm(self.head(x), use_batch))
+        x = x.mean((1, 2), dtype=jnp.float32).astype(self.dtype)
+        if self.classifier is None:
+            return x
+        if train and self.dropout:
+            kept = jax.random.bernoulli(jax.random.fold_in(key, len(self.blocks)), 1 - self.dropout, x.shape)
+            x = jnp.where(kept, x / (1 - self.dropout), 0)
+        return self.classifier(x)

@@ -1,0 +1,200 @@
+"""GPT-2 up to its last hidden state (Radford et al. 2019), as a flax.nnx module.
+
+The arithmetic is that of transformers' `GPT2Model`: pre-norm blocks, tanh GELU, learned positions,
+LayerNorm with epsilon 1e-5, the logits tied to the token embedding.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+Cache = tuple[dict[str, Array], ...]
+"""Per layer the keys and values, each [rows, length, heads, width // heads]."""
+
+
+@dataclass(frozen=True)
+class GPT2Config:
+    """Shape of the language model; the defaults are GPT-2 small.
+
+    Published: small 768 x 12 layers x 12 heads, medium 1024 x 24 x 16, large 1280 x 36 x 20,
+    xl 1600 x 48 x 25, distilgpt2 768 x 6 x 12.
+    """
+
+    vocab_size: int = 50257
+    """Tokens in the vocabulary; `train` sets it to the tokenizer's."""
+    max_positions: int = 1024
+    """Longest sequence, in tokens."""
+    width: int = 768
+    """Length of a hidden state; a multiple of heads."""
+    layers: int = 12
+    """Number of transformer blocks."""
+    heads: int = 12
+    """Attention heads per block."""
+    dropout: float = 0.1
+    """Rate for embeddings, attention weights and residual branches, in [0, 1)."""
+    remat: bool = False
+    """Recompute each block in the backward pass instead of storing its activations."""
+
+    def __post_init__(self):
+        for name in ("vocab_size", "max_positions", "width", "layers", "heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.language.{name}={getattr(self, name)}: must be at least 1")
+        if self.width % self.heads:
+            raise ValueError(f"model.language.heads={self.heads}: must divide model.language.width={self.width}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.language.dropout={self.dropout}: must be in [0, 1)")
+
+
+def dropout(x: Array, rate: float, key: jax.Array | None) -> Array:
+    """Zero a share `rate` of `x` and scale the rest up; without a key, return `x` as it is."""
+    if key is None or rate == 0:
+        return x
+    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
+
+
+def _keys(key: jax.Array | None, number: int):
+    return [None] * number if key is None else list(jax.random.split(key, number))
+
+
+class Attention(nnx.Module):
+    """Causal multi-head self-attention."""
+
+    def __init__(self, config: GPT2Config, linear, rngs: nnx.Rngs):
+        self.heads = config.heads
+        self.rate = config.dropout
+        self.qkv = linear(config.width, 3 * config.width, rngs=rngs)
+        self.project = linear(config.width, config.width, kernel_init=_residual_init(config.layers), rngs=rngs)
+
+    def _split(self, x: Float[Array, "rows length width"]):
+        # [rows, length, 3 * width] -> three of [rows, length, heads, width // heads]
+        qkv = self.qkv(x)
+        return jnp.split(qkv.reshape(*qkv.shape[:2], 3 * self.heads, -1), 3, axis=2)
+
+    def _attend(self, q, k, v, allowed, key):
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
+        scores = jnp.where(allowed, scores / q.shape[-1] ** 0.5, jnp.finfo(jnp.float32).min)
+        weights = dropout(jax.nn.softmax(scores).astype(v.dtype), self.rate, key)
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+        return self.project(mixed.reshape(*mixed.shape[:2], -1))
+
+    def __call__(self, x, allowed: Bool[Array, "#rows 1 length length"], key: jax.Array | None):
+        """Attend from each position to the `allowed` ones."""
+        return self._attend(*self._split(x), allowed, key)
+
+    def step(self, x: Float[Array, "rows 1 width"], position: Int[Array, ""], cache: dict[str, Array]):
+        """Attend from one new position to itself and the cached ones before it."""
+        q, k, v = self._split(x)
+        cache = {
+            "k": jax.lax.dynamic_update_slice_in_dim(cache["k"], k, position, axis=1),
+            "v": jax.lax.dynamic_update_slice_in_dim(cache["v"], v, position, axis=1),
+        }
+        allowed = jnp.arange(cache["k"].shape[1]) <= position
+        return self._attend(q, cache["k"], cache["v"], allowed, None), cache
+
+
+class Block(nnx.Module):
+    """One pre-norm transformer block."""
+
+    def __init__(self, config: GPT2Config, linear, norm, rngs: nnx.Rngs):
+        self.rate = config.dropout
+        self.attention_norm = norm(config.width, rngs=rngs)
+        self.attention = Attention(config, linear, rngs)
+        self.mlp_norm = norm(config.width, rngs=rngs)
+        self.mlp_expand = linear(config.width, 4 * config.width, rngs=rngs)
+        self.mlp_project = linear(4 * config.width, config.width, kernel_init=_residual_init(config.layers), rngs=rngs)
+
+    def _mlp(self, x):
+        return self.mlp_project(jax.nn.gelu(self.mlp_expand(self.mlp_norm(x)), approximate=True))
+
+    def __call__(self, x, allowed, key: jax.Array | None):
+        """[rows, length, width] -> the same."""
+        weights_key, attention_key, mlp_key = _keys(key, 3)
+        x = x + dropout(self.attention(self.attention_norm(x), allowed, weights_key), self.rate, attention_key)
+        return x + dropout(self._mlp(x), self.rate, mlp_key)
+
+    def step(self, x, position, cache):
+        """[rows, 1, width] at `position` -> the same, and the longer cache."""
+        attended, cache = self.attention.step(self.attention_norm(x), position, cache)
+        x = x + attended
+        return x + self._mlp(x), cache
+
+
+def _residual_init(layers: int):
+    """GPT-2 scales what is added to the residual stream by its depth."""
+    return nnx.initializers.normal(0.02 / (2 * layers) ** 0.5)
+
+
+class FlaxGPT2Model(nnx.Module):
+    """GPT-2 without its output layer.
+
+    Args:
+        config: shape of the network.
+        dtype: of the computation; parameters, norms and softmax stay float32.
+        rngs: gives the initial parameters (normal, 0.02).
+    """
+
+    def __init__(self, config: GPT2Config, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.config = config
+        self.dtype = dtype
+        init = nnx.initializers.normal(0.02)
+        linear = partial(nnx.Linear, dtype=dtype, kernel_init=init)
+        norm = partial(nnx.LayerNorm, epsilon=1e-5, dtype=dtype, use_fast_variance=False)
+        self.token_embedding = nnx.Param(init(rngs.params(), (config.vocab_size, config.width)))
+        self.position_embedding = nnx.Param(init(rngs.params(), (config.max_positions, config.width)))
+        self.blocks = nnx.List([Block(config, linear, norm, rngs) for _ in range(config.layers)])
+        self.final_norm = norm(config.width, rngs=rngs)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "rows length"],
+        mask: Bool[Array, "rows length"] | None = None,
+        key: jax.Array | None = None,
+    ) -> Float[Array, "rows length width"]:
+        """Hidden states after the final norm.
+
+        Args:
+            tokens: ids below `config.vocab_size`.
+            mask: True on real tokens; the others are not attended to.
+            key: for dropout; None turns it off.
+
+        Raises:
+            ValueError: when the sequence is longer than `config.max_positions`.
+        """
+        length = tokens.shape[1]
+        if length > self.config.max_positions:
+            raise ValueError(
+                f"a sequence of {length} tokens: model.language.max_positions is {self.config.max_positions}"
+            )
+        embedding_key, *block_keys = _keys(key, 1 + len(self.blocks))
+        x = self.token_embedding[...][tokens] + self.position_embedding[...][:length]
+        x = dropout(x.astype(self.dtype), self.config.dropout, embedding_key)
+        allowed = jnp.tril(jnp.ones((length, length), bool))[None, None]
+        if mask is not None:
+            allowed &= mask[:, None, None, :]  # [rows, 1, 1, keys]
+        for block, block_key in zip(self.blocks, block_keys, strict=True):
+            run = nnx.remat(Block.__call__) if self.config.remat else Block.__call__
+            x = run(block, x, allowed, block_key)
+        return self.final_norm(x)
+
+    def init_cache(self, rows: int, length: int) -> Cache:
+        """An empty cache for `rows` sequences of up to `length` tokens."""
+        shape = (rows, length, self.config.heads, self.config.width // self.config.heads)
+        return tuple({name: jnp.zeros(shape, self.dtype) for name in "kv"} for _ in self.blocks)
+
+    def step(
+        self, tokens: Int[Array, " rows"], position: Int[Array, ""], cache: Cache
+    ) -> tuple[Float[Array, "rows width"], Cache]:
+        """The hidden state of one more token per row, at `position`, and the cache with it."""
+        x = self.token_embedding[...][tokens] + self.position_embedding[...][position]
+        x = x.astype(self.dtype)[:, None]  # [rows, 1, width]
+        layers = []
+        for block, layer in zip(self.blocks, cache, strict=True):
+            x, layer = block.step(x, position, layer)
+            layers.append(layer)
+        return self.final_norm(x)[:, 0], tuple(layers)

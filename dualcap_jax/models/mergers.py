@@ -1,0 +1,293 @@
+"""Mergers: where the picture meets the sentence, after the last layers of both backbones.
+
+Each takes the image vector and GPT-2's hidden states and returns hidden states of the same shape, keeping
+a skip connection from GPT-2's. All are causal: position t sees the image and hidden states up to t.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+State = Any
+"""What a merger carries from position to position: a pytree, each leaf [rows, ...]."""
+
+PUBLISHED_HIDDEN = {
+    "skip_mlp": (384, 256),
+    "two_stream": (384, 384, 512),
+    "gru_two_stream": (256, 256, 384),
+    "gru": (384, 384),
+}
+
+
+@dataclass(frozen=True)
+class MergerConfig:
+    """Which merger, and its widths."""
+
+    kind: Literal["skip_mlp", "two_stream", "gru_two_stream", "gru"] = "skip_mlp"
+    """skip_mlp: the original's main one; two_stream: its further-work figure; gru_two_stream, gru: its
+    recurrent trials."""
+    hidden: tuple[int, ...] = ()
+    """Hidden widths; empty takes the original's (skip_mlp 384 256, two_stream 384 384 512,
+    gru_two_stream 256 256 384, gru 384 384)."""
+    norm: Literal["none", "layer", "batch"] = "none"
+    """Norm of each hidden layer of the two MLP kinds. batch: over the captions of the batch, each position by
+    itself."""
+    positions: int = 36
+    """Positions that the batch norm keeps statistics for; at least data.max_length."""
+
+    def __post_init__(self):
+        expected = len(PUBLISHED_HIDDEN[self.kind])
+        if len(self.hidden) not in (0, expected) or any(width < 1 for width in self.hidden):
+            raise ValueError(
+                f"model.merger.hidden={self.hidden}: {self.kind} takes {expected} widths of at least 1, "
+                "or none for the original's"
+            )
+        if self.kind == "gru" and len(set(self.hidden)) > 1:
+            raise ValueError(f"model.merger.hidden={self.hidden}: the two layers of gru have one width")
+        if self.norm != "none" and self.kind.startswith("gru"):
+            raise ValueError(f"model.merger.norm={self.norm}: {self.kind} has no norm; use none")
+        if self.positions < 1:
+            raise ValueError(f"model.merger.positions={self.positions}: must be at least 1")
+
+
+_init = nnx.initializers.variance_scaling(0.1**2, "fan_avg", "normal")  # Xavier normal with gain 0.1
+
+
+class Linear(nnx.Linear):
+    """A dense layer initialised as the original's: Xavier normal with gain 0.1, biases as torch's."""
+
+    def __init__(self, inputs: int, outputs: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        def bias_init(key, shape, bias_dtype):
+            return jax.random.uniform(key, shape, bias_dtype, -1, 1) / inputs**0.5
+
+        super().__init__(inputs, outputs, dtype=dtype, kernel_init=_init, bias_init=bias_init, rngs=rngs)
+
+    def joint(self, image: Float[Array, "batch features"], hidden: Float[Array, "batch ... width"]):
+        """The layer on [image, hidden] with the image repeated, its share computed once per image."""
+        image, hidden, kernel, bias = self.promote_dtype(
+            (image, hidden, self.kernel[...], self.bias[...]), dtype=self.dtype
+        )
+        seen = image @ kernel[: image.shape[-1]] + bias
+        return hidden @ kernel[image.shape[-1] :] + _like(seen, hidden)
+
+
+def _like(image: Float[Array, "batch features"], hidden: Float[Array, "batch ... width"]):
+    """[batch, features] -> [batch, 1, ..., features], to broadcast over captions and positions."""
+    return image.reshape(image.shape[0], *(1,) * (hidden.ndim - 2), -1)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a batch norm needs to know of the positions it is given."""
+
+    mask: Bool[Array, "batch captions length"] | None = None
+    train: bool = False
+    start: int | Int[Array, ""] = 0
+
+
+class PositionBatchNorm(nnx.Module):
+    """Batch norm with statistics of its own for each position.
+
+    Statistics over batch and time together would carry later positions into earlier ones (the original
+    dropped batch norm for that); here a position is normalised over the batch's captions alone. In
+    training the statistics are those of the real tokens; a position with fewer than two of them takes the
+    running ones.
+    """
+
+    def __init__(self, positions: int, width: int, *, dtype: DTypeLike):
+        self.dtype = dtype
+        self.scale = nnx.Param(jnp.ones(width))
+        self.bias = nnx.Param(jnp.zeros(width))
+        self.mean = nnx.BatchStat(jnp.zeros((positions, width)))
+        self.var = nnx.BatchStat(jnp.ones((positions, width)))
+
+    def __call__(self, x: Float[Array, "batch captions length width"], context: Context):
+        """Normalise; in training, update the running statistics (momentum 0.1, as torch's)."""
+        length = x.shape[-2]
+        x = x.astype(jnp.float32)
+        mean = jax.lax.dynamic_slice_in_dim(self.mean[...], context.start, length)
+        var = jax.lax.dynamic_slice_in_dim(self.var[...], context.start, length)
+        if context.train:
+            weight = context.mask[..., None].astype(jnp.float32)
+            count = weight.sum((0, 1))  # [length, 1]
+            batch_mean = (x * weight).sum((0, 1)) / jnp.maximum(count, 1)
+            batch_var = ((x - batch_mean) ** 2 * weight).sum((0, 1)) / jnp.maximum(count, 1)
+            unbiased = batch_var * count / jnp.maximum(count - 1, 1)
+            momentum = jnp.where(count >= 2, 0.1, 0.0)
+            update = jax.lax.stop_gradient
+            self.mean[...] = self.mean[...].at[:length].add(update(momentum * (batch_mean - mean)))
+            self.var[...] = self.var[...].at[:length].add(update(momentum * (unbiased - var)))
+            mean, var = jnp.where(count >= 2, batch_mean, mean), jnp.where(count >= 2, batch_var, var)
+        y = (x - mean) * jax.lax.rsqrt(var + 1e-5) * self.scale[...] + self.bias[...]
+        return y.astype(self.dtype)
+
+
+class Bottleneck(nnx.Module):
+    """The MLP unit of a merger: decoder(relu(norm(encoder(x))))."""
+
+    def __init__(self, config: MergerConfig, inputs: int, hidden: int, outputs: int, dtype, rngs: nnx.Rngs):
+        self.encoder = Linear(inputs, hidden, dtype=dtype, rngs=rngs)
+        if config.norm == "layer":
+            self.norm = nnx.LayerNorm(hidden, epsilon=1e-5, dtype=dtype, use_fast_variance=False, rngs=rngs)
+        elif config.norm == "batch":
+            self.norm = PositionBatchNorm(config.positions, hidden, dtype=dtype)
+        else:
+            self.norm = None
+        self.decoder = Linear(hidden, outputs, dtype=dtype, rngs=rngs)
+
+    def init_state(self, rows: int):
+        """Nothing is remembered between positions."""
+        return ()
+
+    def __call__(self, encoded, state, context: "Context"):
+        """From the encoder's output [batch, captions, length, hidden] on."""
+        if isinstance(self.norm, PositionBatchNorm):
+            encoded = self.norm(encoded, context)
+        elif self.norm is not None:
+            encoded = self.norm(encoded)
+        return self.decoder(jax.nn.relu(encoded)), state
+
+
+class GRUUnit(nnx.Module):
+    """The recurrent unit of a merger, decoder(GRU(x)), or the GRU alone; torch's GRU equations."""
+
+    def __init__(self, config: MergerConfig, inputs: int, hidden: int, outputs: int | None, dtype, rngs: nnx.Rngs):
+        self.hidden = hidden
+        self.encoder = Linear(inputs, 3 * hidden, dtype=dtype, rngs=rngs)
+        self.recurrent = Linear(hidden, 3 * hidden, dtype=dtype, rngs=rngs)
+        self.decoder = outputs and Linear(hidden, outputs, dtype=dtype, rngs=rngs)
+
+    def init_state(self, rows: int):
+        """The state before the first position, float32 [rows, hidden]."""
+        return jnp.zeros((rows, self.hidden))
+
+    def __call__(self, encoded, state, context: "Context"):
+        """From the encoder's output [batch, captions, length, 3 * hidden] on."""
+
+        def step(carry, gates):
+            reset, update, new = jnp.split(gates.astype(jnp.float32), 3, -1)
+            r, z, n = jnp.split(self.recurrent(carry).astype(jnp.float32), 3, -1)
+            z = jax.nn.sigmoid(update + z)
+            n = jnp.tanh(new + jax.nn.sigmoid(reset + r) * n)
+            carry = (1 - z) * n + z * carry
+            return carry, carry
+
+        batch, captions, length, _ = encoded.shape
+        # [batch, captions, length, gates] -> [length, batch * captions, gates]
+        gates = encoded.reshape(batch * captions, length, -1).swapaxes(0, 1)
+        state, outputs = jax.lax.scan(step, state, gates)
+        outputs = outputs.swapaxes(0, 1).reshape(batch, captions, length, -1)
+        outputs = outputs.astype(encoded.dtype)
+        return (self.decoder(outputs) if self.decoder else outputs), state
+
+
+class SkipMLP(nnx.Module):
+    """The original's merger: h1 = W2 relu(W1 [image, h]) + h; out = W4 relu(W3 h1) + h1."""
+
+    def __init__(self, config: MergerConfig, features: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        first, second = config.hidden or PUBLISHED_HIDDEN[config.kind]
+        self.first = Bottleneck(config, features + width, first, width, dtype, rngs)
+        self.second = Bottleneck(config, width, second, width, dtype, rngs)
+
+    def init_state(self, rows: int) -> State:
+        """Nothing is remembered between positions."""
+        return ()
+
+    def __call__(self, image, hidden, state: State, context: "Context"):
+        """See `merge`."""
+        hidden += self.first(self.first.encoder.joint(image, hidden), (), context)[0]
+        hidden += self.second(self.second.encoder(hidden), (), context)[0]
+        return hidden, state
+
+
+class TwoStream(nnx.Module):
+    """The report's further-work merger, and its recurrent trial.
+
+    With z = [image, h]: e = De relu(norm(Ee z)) + image, t = Dt relu(norm(Et z)) + h and
+    out = D relu(norm(E [e, t])) + h. (The notebook feeds z to E by a slip; this is the figure's.) As
+    gru_two_stream the three encoder layers are GRUs, and the last skip is from t.
+    """
+
+    def __init__(self, config: MergerConfig, features: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.recurrent = config.kind == "gru_two_stream"
+        unit = GRUUnit if self.recurrent else Bottleneck
+        image, text, last = config.hidden or PUBLISHED_HIDDEN[config.kind]
+        both = features + width
+        self.image_stream = unit(config, both, image, features, dtype, rngs)
+        self.text_stream = unit(config, both, text, width, dtype, rngs)
+        self.last = unit(config, both, last, width, dtype, rngs)
+
+    def init_state(self, rows: int) -> State:
+        """Of the three units."""
+        return tuple(unit.init_state(rows) for unit in (self.image_stream, self.text_stream, self.last))
+
+    def __call__(self, image, hidden, state: State, context: "Context"):
+        """See `merge`."""
+        seen, first = self.image_stream(self.image_stream.encoder.joint(image, hidden), state[0], context)
+        text, second = self.text_stream(self.text_stream.encoder.joint(image, hidden), state[1], context)
+        seen, text = seen + _like(image, hidden), text + hidden
+        both = jnp.concatenate([seen, text], -1)
+        out, third = self.last(self.last.encoder(both), state[2], context)
+        return out + (text if self.recurrent else hidden), (first, second, third)
+
+
+class GRU(nnx.Module):
+    """The original's other recurrent trial: out = D GRU(GRU([image, h])) + h."""
+
+    def __init__(self, config: MergerConfig, features: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        first, second = config.hidden or PUBLISHED_HIDDEN[config.kind]
+        self.first = GRUUnit(config, features + width, first, None, dtype, rngs)
+        self.second = GRUUnit(config, first, second, width, dtype, rngs)
+
+    def init_state(self, rows: int) -> State:
+        """Of the two layers."""
+        return self.first.init_state(rows), self.second.init_state(rows)
+
+    def __call__(self, image, hidden, state: State, context: "Context"):
+        """See `merge`."""
+        x, first = self.first(self.first.encoder.joint(image, hidden), state[0], context)
+        x, second = self.second(self.second.encoder(x), state[1], context)
+        return x + hidden, (first, second)
+
+
+Merger = SkipMLP | TwoStream | GRU
+KINDS = {"skip_mlp": SkipMLP, "two_stream": TwoStream, "gru_two_stream": TwoStream, "gru": GRU}
+
+
+def merge(
+    merger: Merger,
+    image: Float[Array, "batch features"],
+    hidden: Float[Array, "batch captions length width"],
+    mask: Bool[Array, "batch captions length"],
+    train: bool = False,
+) -> Float[Array, "batch captions length width"]:
+    """Merge whole captions.
+
+    Args:
+        merger: any of `KINDS`.
+        image: one vector per image, shared by its captions.
+        hidden: GPT-2's hidden states.
+        mask: True on real tokens (read by batch norm in training alone).
+        train: use and update batch statistics.
+    """
+    state = merger.init_state(hidden.shape[0] * hidden.shape[1])
+    return merger(image.astype(hidden.dtype), hidden, state, Context(mask, train))[0]
+
+
+def merge_step(
+    merger: Merger,
+    image: Float[Array, "rows features"],
+    hidden: Float[Array, "rows width"],
+    position: Int[Array, ""],
+    state: State,
+) -> tuple[Float[Array, "rows width"], State]:
+    """Merge one more position per row, as `merge` would at that position, and the state after it."""
+    context = Context(start=position)
+    # [rows, width] -> [rows, 1 caption, 1 position, width]
+    merged, state = merger(image.astype(hidden.dtype), hidden[:, None, None], state, context)
+    return merged[:, 0, 0], state

@@ -1,0 +1,159 @@
+"""Train a captioner: python -m dualcap_jax.train [--config FILE.py] [--workdir DIR] [--section.field VALUE ...]."""
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import tyro
+
+from dualcap_jax import cli
+from dualcap_jax.captioner import Captioner
+from dualcap_jax.config import (
+    ConfigError,
+    ExperimentConfig,
+    differences,
+    load_experiment,
+    load_json,
+    save_json,
+)
+from dualcap_jax.data.pipeline import eval_batches, train_iterator
+from dualcap_jax.data.records import Source
+from dualcap_jax.data.sources import iterate_captions, open_source
+from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer, train_tokenizer
+from dualcap_jax.evaluate import evaluate
+from dualcap_jax.evaluation.report import curves_figure, summary
+from dualcap_jax.models.dual import ModelConfig
+from dualcap_jax.training.logs import read_metrics
+from dualcap_jax.training.loop import train
+from dualcap_jax.training.step import init_model
+
+# What may change when a run is resumed: nothing that the trained weights or the order of the data hang on.
+RESUMABLE = (
+    "training.steps",
+    "training.validate_every",
+    "training.validation_images",
+    "training.checkpoint_every",
+    "training.log_every",
+    "decoding.",
+    "evaluation.",
+    "data.root",
+    "data.read_threads",
+)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the command line holds."""
+
+    config: str = ""
+    """Experiment: a Python file with get_config(). Empty: the embedded one, or the run's own when resuming."""
+    workdir: str = ""
+    """Run directory; resumed where it holds a run. Empty: a new one under runs/."""
+    experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(default_factory=ExperimentConfig)
+    """Fields of the experiment, over its file's."""
+
+
+def parse(args: Sequence[str]) -> tuple[ExperimentConfig, Path, bool]:
+    """The experiment, its run directory, and whether that is resumed.
+
+    Raises:
+        ConfigError: when the run directory holds something else, or a run that the arguments contradict.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", default="")
+    first.add_argument("--workdir", default="")
+    named, _ = first.parse_known_args(args)
+
+    saved = None
+    if named.workdir and (Path(named.workdir) / "config.json").is_file():
+        saved = load_json(Path(named.workdir) / "config.json")
+    base = load_experiment(named.config) if named.config else saved or ExperimentConfig()
+    description = "Train a captioner. Settings can also be read from a file (--config) and are saved with the run."
+    arguments = cli.parse(Arguments, args, "train", description, Arguments(named.config, named.workdir, base))
+
+    config = arguments.experiment
+    name = Path(arguments.config).stem if arguments.config else "scenes"
+    workdir = Path(arguments.workdir or f"runs/{datetime.now():%Y%m%d-%H%M%S}-{name}")
+    if saved is not None:
+        config = _with_vocabulary(config, saved.model.language.vocab_size)
+        changed = {
+            name: values for name, values in differences(saved, config).items() if not name.startswith(RESUMABLE)
+        }
+        if changed:
+            listed = "; ".join(f"{name} is {old!r}, asked for {new!r}" for name, (old, new) in changed.items())
+            raise ConfigError(f"{workdir}: cannot be resumed with another setting: {listed}")
+    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise ConfigError(f"--workdir {workdir}: exists and is no run directory; give a new or an empty one")
+    return config, workdir, saved is not None
+
+
+def _with_vocabulary(config: ExperimentConfig, size: int) -> ExperimentConfig:
+    language = replace(config.model.language, vocab_size=size)
+    return replace(config, model=replace(config.model, language=language))
+
+
+def make_tokenizer(config: ExperimentConfig, source: Source) -> CaptionTokenizer:
+    """The tokenizer that the experiment names, or one trained on the source's captions."""
+    if config.data.tokenizer:
+        return load_tokenizer(config.data.tokenizer)
+    return train_tokenizer(iterate_captions(source), config.data.vocab_size)
+
+
+def parameter_counts(config: ModelConfig) -> dict[str, int]:
+    """Parameters of each part."""
+    shapes = jax.eval_shape(lambda: init_model(config, 0))["params"]
+    return {part: sum(leaf.size for leaf in jax.tree.leaves(tree)) for part, tree in shapes.items()}
+
+
+def main(args: Sequence[str]) -> int:
+    """Train, or go on training, then evaluate; returns the exit code."""
+    config, workdir, resumed = parse(args)
+    train_source = open_source(config.data, "train")
+    validation_source = open_source(config.data, "validation")
+    if resumed:
+        tokenizer = load_tokenizer(workdir / "tokenizer")
+    else:
+        tokenizer = make_tokenizer(config, train_source)
+        config = _with_vocabulary(config, tokenizer.vocab_size)
+        workdir.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(workdir / "tokenizer")
+    save_json(config, workdir / "config.json")  # last: a directory that holds it is a run
+
+    counts = parameter_counts(config.model)
+    print(f"run directory: {workdir}{' (resuming)' if resumed else ''}")
+    print(f"data: {len(train_source)} images to train on, {len(validation_source)} to validate on")
+    listed = ", ".join(f"{part} {count:,}" for part, count in counts.items())
+    print(f"model: {sum(counts.values()):,} parameters ({listed}); vocabulary {tokenizer.vocab_size}")
+    print(f"device: {jax.devices()[0].device_kind}, {config.model.dtype}; compiling the first step", flush=True)
+
+    batch_size, images = config.training.batch_size, config.training.validation_images
+    validation = eval_batches(validation_source, tokenizer, config.data, batch_size)
+    limit = math.ceil(images / batch_size) or None
+    train(
+        config.model,
+        config.training,
+        train_iterator(train_source, tokenizer, config.data, batch_size, config.training.seed),
+        lambda: islice(validation, limit),
+        workdir,
+    )
+    for source in (train_source, validation_source):
+        if source.faults.skipped:
+            print(source.faults.summary())
+
+    curves_figure(read_metrics(workdir / "metrics.jsonl"), workdir / "curves.png")
+    split = "validation" if config.data.root else "test"
+    scores, report = evaluate(Captioner.load(workdir), workdir, split, config.decoding)
+    print(summary(scores))
+    print(f"written: {workdir}/ (checkpoints, metrics.jsonl, curves.png, samples.png), {report}")
+    print(f"caption a picture: python -m dualcap_jax.caption {workdir} PICTURE")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,106 @@
+"""Checkpoints of a run: `checkpoints/latest` to resume from, `checkpoints/best` to use."""
+
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+import grain
+import grain.checkpoint
+import jax
+import orbax.checkpoint as ocp
+
+from dualcap_jax.training.step import State
+
+Which = Literal["best", "latest"]
+
+
+class CheckpointError(ValueError):
+    """A run directory without the checkpoint that was asked for, or with one that does not fit."""
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+
+
+class Checkpoints:
+    """Writes and restores a run's checkpoints, asynchronously; each is whole or not there.
+
+    `latest` holds model, optimizer and the state of the input pipeline; `best` the model alone, with its
+    validation loss.
+    """
+
+    def __init__(self, workdir: Path):
+        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells each save in a dozen lines
+        options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True)
+        folder = workdir.absolute() / "checkpoints"
+        self._latest = ocp.CheckpointManager(folder / "latest", options=options)
+        self._best = ocp.CheckpointManager(folder / "best", options=options)
+
+    @property
+    def latest_step(self) -> int | None:
+        """Step of the latest checkpoint; None where there is none."""
+        return self._latest.latest_step()
+
+    def best_loss(self) -> float:
+        """Validation loss of the best checkpoint; infinite where there is none."""
+        if (step := self._best.latest_step()) is None:
+            return float("inf")
+        restored = self._best.restore(step, args=ocp.args.Composite(scores=ocp.args.JsonRestore()))
+        return restored["scores"]["loss"]
+
+    def save(self, step: int, state: State, iterator: grain.DatasetIterator) -> None:
+        """Save all that resuming at `step` needs, replacing the checkpoint before it."""
+        if step == self._latest.latest_step():
+            return
+        items = ocp.args.Composite(
+            model=ocp.args.StandardSave(state["model"]),
+            optimizer=ocp.args.StandardSave(state["optimizer"]),
+            data=grain.checkpoint.CheckpointSave(iterator),
+        )
+        self._latest.save(step, args=items)
+
+    def save_best(self, step: int, state: State, loss: float) -> None:
+        """Save the model alone as the best so far, replacing the best before it."""
+        items = ocp.args.Composite(
+            model=ocp.args.StandardSave(state["model"]),
+            scores=ocp.args.JsonSave({"step": step, "loss": loss}),
+        )
+        self._best.save(step, args=items)
+
+    def restore(self, state: State, iterator: grain.DatasetIterator) -> State:
+        """The latest state, in the shapes of `state`; sets `iterator` to where it was."""
+        items = ocp.args.Composite(
+            model=ocp.args.StandardRestore(_abstract(state["model"])),
+            optimizer=ocp.args.StandardRestore(_abstract(state["optimizer"])),
+            data=grain.checkpoint.CheckpointRestore(iterator),
+        )
+        restored = self._latest.restore(self._latest.latest_step(), args=items)
+        return {"model": restored["model"], "optimizer": restored["optimizer"]}
+
+    def close(self) -> None:
+        """Wait until all is written."""
+        self._latest.close()
+        self._best.close()
+
+
+def restore_model(workdir: Path, model: dict[str, Any], which: Which) -> tuple[dict[str, Any], int]:
+    """The model of a checkpoint and its step.
+
+    Args:
+        workdir: a run directory.
+        model: params and batch_stats (arrays or their shapes) as the checkpoint must hold.
+        which: "best" falls back on the latest where no validation has been done yet.
+
+    Raises:
+        CheckpointError: when the run has no checkpoint.
+    """
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    for name in ("best", "latest") if which == "best" else ("latest",):
+        folder = workdir.absolute() / "checkpoints" / name
+        if not folder.is_dir():
+            continue
+        with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+            if (step := manager.latest_step()) is not None:
+                items = ocp.args.Composite(model=ocp.args.StandardRestore(_abstract(model)))
+                return manager.restore(step, args=items)["model"], step
+    raise CheckpointError(f"{workdir}: has no {which} checkpoint (training has not saved one yet)")

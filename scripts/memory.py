@@ -1,0 +1,86 @@
+"""Peak memory and saved residuals of a full-size training step, with and without rematerialisation.
+
+    python scripts/memory.py [--encoder b4] [--image-size 380] [--batch-size 8]
+
+Residuals are the arrays that the forward pass keeps for the backward one; peak memory is the process's, each of the
+four settings in a process of its own, and XLA's own figure for the temporaries of the compiled step.
+"""
+
+import argparse
+import resource
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+
+def measure(args: argparse.Namespace, encoder_remat: bool, language_remat: bool, queue) -> None:
+    """Put (residuals, their GiB, XLA's temporaries in GiB, peak GiB) of one setting into the queue."""
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from dualcap_jax.config import load_experiment
+    from dualcap_jax.training.step import caption_losses, graph, init_state, make_train_step
+
+    config = load_experiment(Path(__file__).parents[1] / "configs" / "coco_b4_gpt2.py")
+    model = replace(
+        config.model,
+        encoder=replace(config.model.encoder, variant=args.encoder, remat=encoder_remat),
+        language=replace(config.model.language, remat=language_remat),
+    )
+    batch = {
+        "image": jnp.zeros((args.batch_size, args.image_size, args.image_size, 3), jnp.uint8),
+        "tokens": jnp.zeros((args.batch_size, 1, 36), jnp.int32),
+        "mask": jnp.ones((args.batch_size, 1, 36), bool),
+    }
+    graphdef = graph(model)
+
+    def backward(params, batch_stats):
+        def loss(params):
+            network = nnx.merge(graphdef, params, batch_stats, copy=True)
+            tokens = batch["tokens"]
+            logits = network(
+                batch["image"], tokens[..., :-1], batch["mask"][..., :-1], train=True, key=jax.random.key(0)
+            )
+            return caption_losses(logits, tokens[..., 1:], batch["mask"])["nll"]
+
+        return jax.vjp(loss, params)[1]  # a pytree that holds the residuals
+
+    shapes = jax.eval_shape(lambda: init_state(model, config.training))
+    kept = jax.tree.leaves(jax.eval_shape(backward, *(shapes["model"][k] for k in ("params", "batch_stats"))))
+    params = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes["model"]))
+    residuals = sum(leaf.size * leaf.dtype.itemsize for leaf in kept) - params
+    step = make_train_step(model, config.training)
+    temporaries = step.lower(shapes, batch).compile().memory_analysis().temp_size_in_bytes
+    state = init_state(model, config.training)
+    for _ in range(2):
+        state, _ = jax.block_until_ready(step(state, batch))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    queue.put((len(kept), residuals / 2**30, temporaries / 2**30, peak))
+
+
+def main() -> None:
+    """Print a table of the four settings."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--encoder", default="b4", help="b0 to b7")
+    parser.add_argument("--image-size", type=int, default=380)
+    parser.add_argument("--batch-size", type=int, default=8)
+    args = parser.parse_args()
+    context = get_context("spawn")
+    print("remat of             arrays kept  residuals GiB  XLA temporaries GiB  peak of process GiB")
+    for name, encoder, language in (
+        ("nothing", False, False),
+        ("language", False, True),
+        ("encoder", True, False),
+        ("encoder, language", True, True),
+    ):
+        queue = context.Queue()
+        process = context.Process(target=measure, args=(args, encoder, language, queue))
+        process.start()
+        count, residuals, temporaries, peak = queue.get()
+        process.join()
+        print(f"{name:20} {count:11,} {residuals:14.2f} {temporaries:20.2f} {peak:20.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The original system in PyTorch, as one would build it today: the peer that this project is measured against.
+
+efficientnet_pytorch, transformers' GPT-2 and `generate`, and the skip-MLP merger, with random weights. Needs the
+`test` extra. Run alone it times one job and prints a line of JSON:
+
+    python scripts/torch_peer.py {encode,train,decode} [--encoder b4] [--image-size 380] [--batch-size 8] [--remat]
+"""
+
+import argparse
+import json
+import time
+
+import torch
+from efficientnet_pytorch import EfficientNet
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
+
+END = 50256
+LENGTH = 36
+
+
+class Encoder(EfficientNet):
+    """EfficientNet whose blocks can be rematerialised in training."""
+
+    remat = False
+
+    def extract_features(self, inputs):
+        """Images -> the last feature map."""
+        x = self._swish(self._bn0(self._conv_stem(inputs)))
+        for index, block in enumerate(self._blocks):
+            rate = self._global_params.drop_connect_rate * index / len(self._blocks)
+            if self.remat and self.training:
+                x = checkpoint(block, x, rate, use_reentrant=False)
+            else:
+                x = block(x, drop_connect_rate=rate)
+        return self._swish(self._bn1(self._conv_head(x)))
+
+
+class Merger(nn.Module):
+    """The original's merger: two skip connections around bottlenecks of 384 and 256."""
+
+    def __init__(self, features: int = 1000, width: int = 768):
+        super().__init__()
+        self.encoder1, self.decoder1 = nn.Linear(features + width, 384), nn.Linear(384, width)
+        self.encoder2, self.decoder2 = nn.Linear(width, 256), nn.Linear(256, width)
+        for linear in self.children():
+            nn.init.xavier_normal_(linear.weight, gain=0.1)
+
+    def forward(self, image, hidden):
+        """[batch, features] and [batch, length, width] -> [batch, length, width]."""
+        image = image[:, None].expand(-1, hidden.shape[1], -1)
+        hidden = hidden + self.decoder1(torch.relu(self.encoder1(torch.cat([image, hidden], 2))))
+        return hidden + self.decoder2(torch.relu(self.encoder2(hidden)))
+
+
+class TorchCaptioner(GPT2LMHeadModel):
+    """GPT-2 whose last hidden state passes through the merger before the tied head."""
+
+    def __init__(self, config: GPT2Config, encoder: str = "efficientnet-b4", image_size: int | None = None):
+        super().__init__(config)
+        self.encoder = Encoder.from_name(encoder, image_size=image_size)
+        self.merger = Merger(width=config.n_embd)
+        self.post_init()
+
+    def forward(self, input_ids=None, image_features=None, attention_mask=None, past_key_values=None, **kwargs):
+        """Logits and the cache, as `generate` wants them."""
+        out = self.transformer(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            use_cache=kwargs.get("use_cache", True),
+        )
+        logits = self.lm_head(self.merger(image_features, out.last_hidden_state))
+        return CausalLMOutputWithCrossAttentions(logits=logits, past_key_values=out.past_key_values)
+
+
+def build(encoder: str = "b4", image_size: int = 380, remat: bool = False) -> TorchCaptioner:
+    """The original's network with random weights from seed 0."""
+    torch.manual_seed(0)
+    config = GPT2Config(bos_token_id=END, eos_token_id=END, pad_token_id=END)
+    model = TorchCaptioner(config, f"efficientnet-{encoder}", image_size)
+    model.encoder.remat = remat
+    if remat:
+        model.gradient_checkpointing_enable()
+    return model
+
+
+class Jobs:
+    """One call of each job on the same random pictures and tokens; each waits for its result."""
+
+    def __init__(self, model: TorchCaptioner, batch_size: int, image_size: int, beams: int = 5, length: int = 20):
+        self.model, self.beams, self.length = model, beams, length
+        self.images = torch.rand(batch_size, 3, image_size, image_size) * 2 - 1
+        self.tokens = torch.randint(0, END + 1, (batch_size, LENGTH))
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=3e-5)
+        self.features = torch.randn(batch_size, 1000)
+
+    def encode(self) -> None:
+        """Image vectors."""
+        self.model.eval()
+        with torch.inference_mode():
+            self.model.encoder(self.images)
+
+    def train(self) -> float:
+        """One step of Adam on the original's loss; returns the loss."""
+        self.model.train()
+        logits = self.model(self.tokens, image_features=self.model.encoder(self.images), use_cache=False).logits
+        loss = cross_entropy(logits[:, :-1].flatten(0, 1), self.tokens[:, 1:].flatten())
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+    def decode(self) -> torch.Tensor:
+        """Captions of image vectors by beam search as the original's: no bigram twice, early stopping."""
+        self.model.eval()
+        with torch.inference_mode():
+            return self.model.generate(
+                torch.full((len(self.features), 1), END),
+                image_features=self.features,
+                attention_mask=torch.ones(len(self.features), 1, dtype=torch.long),
+                num_beams=self.beams,
+                do_sample=False,
+                no_repeat_ngram_size=2,
+                early_stopping=True,
+                max_length=self.length,
+            )
+
+
+def main() -> None:
+    """Time one job."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("job", choices=["encode", "train", "decode"])
+    parser.add_argument("--encoder", default="b4", help="b0 to b7")
+    parser.add_argument("--image-size", type=int, default=380)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--remat", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    jobs = Jobs(build(args.encoder, args.image_size, args.remat), args.batch_size, args.image_size)
+    seconds = []
+    for _ in range(args.repeats + 1):
+        began = time.perf_counter()
+        getattr(jobs, args.job)()
+        seconds.append(time.perf_counter() - began)
+    median = sorted(seconds[1:])[len(seconds[1:]) // 2]
+    print(json.dumps({"job": args.job, "median_s": round(median, 4), "first_s": round(seconds[0], 4)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""The encoder against efficientnet-pytorch, and against its own promises."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dualcap_jax.models.efficientnet import VARIANTS, EfficientNet, EfficientNetConfig, round_filters
+
+from .torch_encoder import published_name, to_ours, twins
+
+TINY = {"width": 0.25, "depth": 0.2, "num_classes": 7}
+
+
+def build(**config):
+    return EfficientNet(EfficientNetConfig(**{**TINY, **config}), rngs=nnx.Rngs(0))
+
+
+def pictures(batch=3, size=32, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (batch, size, size, 3), np.uint8)
+
+
+def apply(model, images, key=None, train=False):
+    """Features, and the batch statistics after the call; the model stays as it was."""
+    graph, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+
+    @jax.jit
+    def run(params, stats, images, key):
+        network = nnx.merge(graph, params, stats, copy=True)
+        features = network(images, train=train, key=key)
+        return features, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
+
+    return run(params, stats, images, key)
+
+
+@pytest.mark.parametrize(
+    ("variant", "size"),
+    [
+        ("b0", 64),
+        ("b0", 75),
+        ("b1", 75),
+        pytest.param("b4", 127, marks=pytest.mark.slow),
+        pytest.param("b4", 380, marks=pytest.mark.slow),
+    ],
+)
+def test_features_are_those_of_efficientnet_pytorch(variant, size, rng):
+    torch = pytest.importorskip("torch")
+    twin, ours = twins(variant, size)
+    x = rng.uniform(-1, 1, (2, size, size, 3)).astype(np.float32)
+    with torch.inference_mode():
+        theirs = twin(torch.from_numpy(x.transpose(0, 3, 1, 2))).numpy()
+    features, _ = apply(ours, x)
+    assert np.abs(features - theirs).max() / np.abs(theirs).max() < 1e-4
+
+
+def test_a_training_pass_has_the_gradients_and_statistics_of_efficientnet_pytorch(rng):
+    """In float64, where the gradients through batch norm of random networks are not lost in rounding."""
+    torch = pytest.importorskip("torch")
+    size = 75
+    twin, ours = twins("b0", size)
+    twin = twin.double().train()
+    for module in twin.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.01
+    x = rng.uniform(-1, 1, (4, size, size, 3)).astype(np.float32)
+    target = rng.standard_normal((4, 1000)).astype(np.float32)
+    loss = (twin(torch.from_numpy(x.transpose(0, 3, 1, 2)).double()) * torch.from_numpy(target).double()).mean()
+    loss.backward()
+    graph, params, stats = nnx.split(ours, nnx.Param, nnx.BatchStat)
+
+    @jax.jit
+    @jax.grad
+    def grads_and_stats(params):
+        network = nnx.merge(graph, params, stats, copy=True)
+        return jnp.mean(network(x, train=True) * target)
+
+    theirs = {name: p.grad.numpy() for name, p in twin.named_parameters()}
+    squares = total = 0.0
+    for path, leaf in nnx.to_flat_state(grads_and_stats(params)):
+        name = published_name(path)
+        reference = to_ours(name, theirs[name], leaf[...].shape)
+        squares += np.square(np.asarray(leaf[...], np.float64) - reference).sum()
+        total += np.square(reference).sum()
+    assert (squares / total) ** 0.5 < 1e-3
+
+    state = {name: value.numpy() for name, value in twin.state_dict().items()}
+    _, learnt = apply(ours, x, train=True)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(learnt):
+        name = published_name(tuple(key.key for key in path))
+        np.testing.assert_allclose(leaf, state[name], rtol=2e-3, atol=2e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("variant", "parameters"),
+    [
+        ("b0", 5_288_548),
+        ("b1", 7_794_184),
+        ("b4", 19_341_616),
+        ("b7", 66_347_960),
+        ("lite0", 4_652_008),
+        ("lite4", 13_006_568),
+    ],
+)
+def test_published_sizes(variant, parameters):
+    model = nnx.eval_shape(lambda: EfficientNet(EfficientNetConfig(variant), rngs=nnx.Rngs(0)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) == parameters
+
+
+def test_b4_has_its_published_shape():
+    config = EfficientNetConfig("b4", num_classes=0)
+    model = nnx.eval_shape(lambda: EfficientNet(config, rngs=nnx.Rngs(0)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) == 17_548_616
+    assert len(model.blocks) == 32
+    assert model.num_features == 1792
+    assert [round_filters(c, 1.4) for c in (16, 24, 40, 80, 112, 192, 320)] == [24, 32, 56, 112, 160, 272, 448]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_runs(variant):
+    model = nnx.eval_shape(lambda: EfficientNet(EfficientNetConfig(variant), rngs=nnx.Rngs(0)))
+    features = jax.eval_shape(lambda: model(jnp.zeros((2, 64, 64, 3), jnp.uint8)))
+    assert features.shape == (2, 1000)
+
+
+@pytest.mark.parametrize(
+    ("normalization", "expected"),
+    [
+        ("advprop", lambda x: x / 127.5 - 1),
+        ("imagenet", lambda x: (x / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]),
+        ("lite", lambda x: (x - 127) / 128),
+    ],
+)
+def test_bytes_are_normalised_on_the_way_in(normalization, expected):
+    model, images = build(normalization=normalization), pictures()
+    bytes_in, _ = apply(model, images)
+    floats_in, _ = apply(model, expected(images.astype(np.float64)).astype(np.float32))
+    np.testing.assert_allclose(bytes_in, floats_in, rtol=1e-4, atol=1e-5)
+
+
+def test_remat_keeps_statistics_gradients_and_dropped_blocks():
+    images, key = pictures(4), jax.random.key(3)
+
+    def run(remat):
+        model = build(remat=remat, dropout=0.3, drop_connect=0.5, depth=1.0, width=0.1)
+        graph, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+
+        @jax.jit
+        @jax.value_and_grad
+        def loss(params):
+            return jnp.sum(nnx.merge(graph, params, stats, copy=True)(images, train=True, key=key) ** 2)
+
+        return loss(params), apply(model, images, key, train=True)
+
+    for plain, remat in zip(*map(jax.tree.leaves, (run(False), run(True))), strict=True):
+        np.testing.assert_allclose(remat, plain, rtol=1e-3, atol=1e-4)
+
+
+def test_training_uses_the_batch_and_frozen_batch_norm_does_not():
+    images = pictures(4)
+    free, frozen = build(dropout=0.0, drop_connect=0.0), build(dropout=0.0, drop_connect=0.0, batch_norm="frozen")
+    before = nnx.to_pure_dict(nnx.state(free, nnx.BatchStat))
+    for model, learns in ((free, True), (frozen, False)):
+        features, stats = apply(model, images, train=True)
+        same = jax.tree.leaves(jax.tree.map(np.array_equal, before, stats))
+        assert (not any(same)) if learns else all(same)
+        assert np.allclose(features, apply(model, images)[0]) == (not learns)
+
+
+def test_drop_connect_leaves_whole_examples_out_and_keeps_the_mean():
+    model = build(dropout=0.0, drop_connect=0.9, depth=1.0, batch_norm="frozen")
+    images = np.repeat(pictures(1), 64, 0)
+    features, _ = apply(model, images, jax.random.key(0), train=True)
+    assert len(np.unique(np.asarray(features)[:, 0])) > 4  # the same picture, blocks dropped by example
+    again, _ = apply(model, images, jax.random.key(0), train=True)
+    np.testing.assert_array_equal(features, again)
+    with pytest.raises(ValueError, match="needs a key"):
+        apply(model, images, train=True)
+
+
+def test_bfloat16_keeps_float32_parameters_and_statistics():
+    config = EfficientNetConfig(**TINY, dropout=0.0, drop_connect=0.0)
+    model = EfficientNet(config, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    features, stats = apply(model, pictures(), train=True)
+    assert features.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(stats)} == {jnp.dtype("float32")}
+    exact, _ = apply(build(dropout=0.0, drop_connect=0.0), pictures(), train=True)
+    assert np.abs(features.astype(np.float32) - exact).max() < 0.05 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"variant": "b9"}, "model.encoder.variant=b9: must be one of b0"),
+        ({"width": 0.0}, "model.encoder.width=0.0: must be more than 0"),
+        ({"dropout": 1.0}, r"model.encoder.dropout=1.0: must be in \[0, 1\)"),
+        ({"num_classes": -1}, "model.encoder.num_classes=-1: must be at least 0"),
+    ],
+)
+def test_impossible_settings_name_the_field(settings, message):
+    with pytest.raises(ValueError, match=message):
+        EfficientNetConfig(**settings)

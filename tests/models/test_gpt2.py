@@ -1,0 +1,152 @@
+"""The language model against transformers' GPT-2, and against itself."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dualcap_jax.models.gpt2 import FlaxGPT2Model, GPT2Config
+
+SMALL = GPT2Config(vocab_size=97, max_positions=24, width=32, layers=3, heads=4, dropout=0.0)
+
+
+def published_name(path: tuple) -> str:
+    """Our path of a parameter -> transformers' name."""
+    names = {"token_embedding": "wte.weight", "position_embedding": "wpe.weight"}
+    if path[0] in names:
+        return names[path[0]]
+    modules = {
+        "attention_norm": "ln_1",
+        "mlp_norm": "ln_2",
+        "final_norm": "ln_f",
+        "mlp_expand": "mlp.c_fc",
+        "mlp_project": "mlp.c_proj",
+        "qkv": "attn.c_attn",
+        "project": "attn.c_proj",
+        "scale": "weight",
+        "kernel": "weight",
+        "blocks": "h",
+    }
+    return ".".join(modules.get(str(part), str(part)) for part in path if part != "attention")
+
+
+def torch_twin(config: GPT2Config):
+    """transformers' GPT-2 with random weights (biases and norms too), and ours with the same."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    twin = transformers.GPT2Model(
+        transformers.GPT2Config(
+            vocab_size=config.vocab_size,
+            n_positions=config.max_positions,
+            n_embd=config.width,
+            n_layer=config.layers,
+            n_head=config.heads,
+        )
+    ).eval()
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    weights = {name: value.numpy() for name, value in twin.state_dict().items()}
+    model = FlaxGPT2Model(config, rngs=nnx.Rngs(0))
+    state = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    ported = {published_name(path): variable for path, variable in state}
+    assert set(ported) == {name for name in weights if name in dict(twin.named_parameters())}
+    for name, variable in ported.items():
+        assert variable[...].shape == weights[name].shape
+        variable[...] = jnp.asarray(weights[name])
+    return (
+        model,
+        lambda *args, **kwargs: twin(*map(torch.from_numpy, args), **kwargs).last_hidden_state.detach().numpy(),
+    )
+
+
+def relative_error(ours, theirs) -> float:
+    return float(np.abs(np.asarray(ours, np.float32) - theirs).max() / np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("width", [32, 80])
+def test_hidden_states_are_those_of_transformers(width, rng):
+    model, twin = torch_twin(GPT2Config(97, 24, width, 3, 4, 0.0))
+    tokens = rng.integers(0, 97, (3, 20))
+    assert relative_error(model(tokens), twin(tokens)) < 1e-5
+
+
+def test_masked_positions_are_not_attended_to(rng):
+    torch = pytest.importorskip("torch")
+    model, twin = torch_twin(SMALL)
+    tokens = rng.integers(0, 97, (3, 20))
+    mask = np.arange(20) < np.array([[20], [11], [1]])
+    theirs = twin(tokens, attention_mask=torch.from_numpy(mask.astype(np.int64)))
+    assert relative_error(model(tokens, mask), theirs) < 1e-5
+    changed = np.where(mask, tokens, (tokens + 1) % 97)
+    np.testing.assert_allclose(
+        np.where(mask[..., None], model(changed, mask), 0), np.where(mask[..., None], model(tokens, mask), 0), atol=1e-6
+    )
+
+
+def test_bfloat16_stays_near(rng):
+    model, twin = torch_twin(SMALL)
+    half = FlaxGPT2Model(SMALL, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    nnx.update(half, nnx.state(model))
+    tokens = rng.integers(0, 97, (3, 20))
+    assert half(tokens).dtype == jnp.bfloat16
+    assert relative_error(half(tokens), twin(tokens)) < 2e-2
+
+
+def test_steps_with_a_cache_give_what_the_whole_sequence_gives(rng):
+    model = FlaxGPT2Model(SMALL, rngs=nnx.Rngs(0))
+    tokens = rng.integers(0, 97, (4, 12))
+    cache, step = model.init_cache(4, 16), jax.jit(lambda *args: model.step(*args))
+    hidden = []
+    for position in range(12):
+        state, cache = step(tokens[:, position], jnp.int32(position), cache)
+        hidden.append(state)
+    np.testing.assert_allclose(np.stack(hidden, 1), model(tokens), rtol=1e-5, atol=1e-6)
+
+
+def test_remat_changes_neither_values_nor_gradients_nor_dropout(rng):
+    tokens = rng.integers(0, 97, (2, 10))
+
+    def loss_and_grad(remat):
+        config = GPT2Config(97, 24, 32, 2, 4, 0.3, remat)
+        graph, params = nnx.split(FlaxGPT2Model(config, rngs=nnx.Rngs(0)))
+        key = jax.random.key(1)
+        return jax.value_and_grad(lambda p: jnp.sum(nnx.merge(graph, p)(tokens, None, key) ** 3))(params)
+
+    for plain, remat in zip(*map(jax.tree.leaves, (loss_and_grad(False), loss_and_grad(True))), strict=True):
+        np.testing.assert_allclose(remat, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_needs_a_key_and_follows_it(rng):
+    model = FlaxGPT2Model(GPT2Config(97, 24, 32, 2, 4, 0.5), rngs=nnx.Rngs(0))
+    tokens = rng.integers(0, 97, (2, 10))
+    once, again, other = (model(tokens, None, jax.random.key(seed)) for seed in (0, 0, 1))
+    assert jnp.array_equal(once, again)
+    assert not jnp.allclose(once, other)
+    assert not jnp.allclose(once, model(tokens))
+
+
+def test_a_sequence_longer_than_the_positions_is_refused():
+    model = FlaxGPT2Model(SMALL, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"25 tokens.*max_positions is 24"):
+        model(jnp.zeros((1, 25), int))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("heads", 5, r"model.language.heads=5: must divide model.language.width=32"),
+        ("layers", 0, r"model.language.layers=0: must be at least 1"),
+        ("dropout", 1.0, r"model.language.dropout=1.0: must be in \[0, 1\)"),
+    ],
+)
+def test_impossible_shapes_name_the_field(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        GPT2Config(**{"width": 32, "heads": 4, field: value})
+
+
+def test_gpt2_small_has_its_124_million_parameters():
+    model = nnx.eval_shape(lambda: FlaxGPT2Model(GPT2Config(), rngs=nnx.Rngs(0)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) == 124_439_808

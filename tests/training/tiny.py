@@ -1,0 +1,28 @@
+"""A network and a batch small enough for a laptop's second."""
+
+import numpy as np
+
+from dualcap_jax.models.dual import ModelConfig
+from dualcap_jax.models.efficientnet import EfficientNetConfig
+from dualcap_jax.models.gpt2 import GPT2Config
+from dualcap_jax.models.mergers import MergerConfig
+
+
+def tiny_model(dtype="float32", batch_norm="frozen", dropout=0.0, **merger) -> ModelConfig:
+    encoder = EfficientNetConfig(
+        "b0", 0.25, 0.2, num_classes=12, dropout=dropout, drop_connect=dropout, batch_norm=batch_norm
+    )
+    language = GPT2Config(60, 16, width=16, layers=1, heads=2, dropout=dropout)
+    return ModelConfig(encoder, language, MergerConfig(**{"hidden": (8, 8), "positions": 16, **merger}), dtype)
+
+
+def random_batch(batch=4, captions=2, length=9, seed=0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, length + 1, (batch, captions, 1))
+    mask = np.arange(length) < lengths
+    return {
+        "image": rng.integers(0, 256, (batch, 32, 32, 3), np.uint8),
+        "tokens": np.where(mask, rng.integers(0, 60, mask.shape), 0).astype(np.int32),
+        "mask": mask,
+        "image_id": np.arange(batch),
+    }
