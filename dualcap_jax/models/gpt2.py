@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 Cache = tuple[dict[str, Array], ...]
-"""Per layer the keys and values, each [rows, length, heads, width // heads]."""
+"""Per layer the keys and values, each [rows, heads, length, width // heads]."""
 
 
 @dataclass(frozen=True)
@@ -62,25 +62,45 @@ def _keys(key: jax.Array | None, number: int):
     return [None] * number if key is None else list(jax.random.split(key, number))
 
 
+class Linear(nnx.Module):
+    """A dense layer whose kernel is [outputs, inputs].
+
+    XLA's CPU product with the few rows of decoding is 1.1 to 1.6 times faster that way than with [inputs, outputs]
+    (40 rows, widths 768 and 3072); elsewhere it makes no difference.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, deviation: float = 0.02, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.dtype = dtype
+        self.kernel = nnx.Param(deviation * jax.random.normal(rngs.params(), (outputs, inputs)))
+        self.bias = nnx.Param(jnp.zeros(outputs))
+
+    def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
+        """x @ kernel.T + bias."""
+        contract_last = (((x.ndim - 1,), (1,)), ((), ()))
+        product = jax.lax.dot_general(x.astype(self.dtype), self.kernel[...].astype(self.dtype), contract_last)
+        return product + self.bias[...].astype(self.dtype)
+
+
 class Attention(nnx.Module):
     """Causal multi-head self-attention."""
 
-    def __init__(self, config: GPT2Config, linear, rngs: nnx.Rngs):
+    def __init__(self, config: GPT2Config, dtype: DTypeLike, rngs: nnx.Rngs):
         self.heads = config.heads
         self.rate = config.dropout
-        self.qkv = linear(config.width, 3 * config.width, rngs=rngs)
-        self.project = linear(config.width, config.width, kernel_init=_residual_init(config.layers), rngs=rngs)
+        self.qkv = Linear(config.width, 3 * config.width, dtype=dtype, rngs=rngs)
+        self.project = Linear(config.width, config.width, deviation=_residual_deviation(config), dtype=dtype, rngs=rngs)
 
     def _split(self, x: Float[Array, "rows length width"]):
-        # [rows, length, 3 * width] -> three of [rows, length, heads, width // heads]
+        # [rows, length, 3 * width] -> three of [rows, heads, length, width // heads]
         qkv = self.qkv(x)
-        return jnp.split(qkv.reshape(*qkv.shape[:2], 3 * self.heads, -1), 3, axis=2)
+        qkv = qkv.reshape(*qkv.shape[:2], 3, self.heads, -1)
+        return qkv.transpose(2, 0, 3, 1, 4)
 
     def _attend(self, q, k, v, allowed, key):
-        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
+        scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
         scores = jnp.where(allowed, scores / q.shape[-1] ** 0.5, jnp.finfo(jnp.float32).min)
         weights = dropout(jax.nn.softmax(scores).astype(v.dtype), self.rate, key)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+        mixed = jnp.einsum("bhqk,bhkd->bqhd", weights, v)
         return self.project(mixed.reshape(*mixed.shape[:2], -1))
 
     def __call__(self, x, allowed: Bool[Array, "#rows 1 length length"], key: jax.Array | None):
@@ -91,23 +111,24 @@ class Attention(nnx.Module):
         """Attend from one new position to itself and the cached ones before it."""
         q, k, v = self._split(x)
         cache = {
-            "k": jax.lax.dynamic_update_slice_in_dim(cache["k"], k, position, axis=1),
-            "v": jax.lax.dynamic_update_slice_in_dim(cache["v"], v, position, axis=1),
+            "k": jax.lax.dynamic_update_slice_in_dim(cache["k"], k, position, axis=2),
+            "v": jax.lax.dynamic_update_slice_in_dim(cache["v"], v, position, axis=2),
         }
-        allowed = jnp.arange(cache["k"].shape[1]) <= position
+        allowed = jnp.arange(cache["k"].shape[2]) <= position
         return self._attend(q, cache["k"], cache["v"], allowed, None), cache
 
 
 class Block(nnx.Module):
     """One pre-norm transformer block."""
 
-    def __init__(self, config: GPT2Config, linear, norm, rngs: nnx.Rngs):
+    def __init__(self, config: GPT2Config, norm, dtype: DTypeLike, rngs: nnx.Rngs):
+        width = config.width
         self.rate = config.dropout
-        self.attention_norm = norm(config.width, rngs=rngs)
-        self.attention = Attention(config, linear, rngs)
-        self.mlp_norm = norm(config.width, rngs=rngs)
-        self.mlp_expand = linear(config.width, 4 * config.width, rngs=rngs)
-        self.mlp_project = linear(4 * config.width, config.width, kernel_init=_residual_init(config.layers), rngs=rngs)
+        self.attention_norm = norm(width, rngs=rngs)
+        self.attention = Attention(config, dtype, rngs)
+        self.mlp_norm = norm(width, rngs=rngs)
+        self.mlp_expand = Linear(width, 4 * width, dtype=dtype, rngs=rngs)
+        self.mlp_project = Linear(4 * width, width, deviation=_residual_deviation(config), dtype=dtype, rngs=rngs)
 
     def _mlp(self, x):
         return self.mlp_project(jax.nn.gelu(self.mlp_expand(self.mlp_norm(x)), approximate=True))
@@ -125,9 +146,9 @@ class Block(nnx.Module):
         return x + self._mlp(x), cache
 
 
-def _residual_init(layers: int):
+def _residual_deviation(config: GPT2Config) -> float:
     """GPT-2 scales what is added to the residual stream by its depth."""
-    return nnx.initializers.normal(0.02 / (2 * layers) ** 0.5)
+    return 0.02 / (2 * config.layers) ** 0.5
 
 
 class FlaxGPT2Model(nnx.Module):
@@ -143,11 +164,10 @@ class FlaxGPT2Model(nnx.Module):
         self.config = config
         self.dtype = dtype
         init = nnx.initializers.normal(0.02)
-        linear = partial(nnx.Linear, dtype=dtype, kernel_init=init)
         norm = partial(nnx.LayerNorm, epsilon=1e-5, dtype=dtype, use_fast_variance=False)
         self.token_embedding = nnx.Param(init(rngs.params(), (config.vocab_size, config.width)))
         self.position_embedding = nnx.Param(init(rngs.params(), (config.max_positions, config.width)))
-        self.blocks = nnx.List([Block(config, linear, norm, rngs) for _ in range(config.layers)])
+        self.blocks = nnx.List([Block(config, norm, dtype, rngs) for _ in range(config.layers)])
         self.final_norm = norm(config.width, rngs=rngs)
 
     def __call__(
@@ -184,7 +204,7 @@ class FlaxGPT2Model(nnx.Module):
 
     def init_cache(self, rows: int, length: int) -> Cache:
         """An empty cache for `rows` sequences of up to `length` tokens."""
-        shape = (rows, length, self.config.heads, self.config.width // self.config.heads)
+        shape = (rows, self.config.heads, length, self.config.width // self.config.heads)
         return tuple({name: jnp.zeros(shape, self.dtype) for name in "kv"} for _ in self.blocks)
 
     def step(

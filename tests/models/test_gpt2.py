@@ -54,8 +54,9 @@ def torch_twin(config: GPT2Config):
     ported = {published_name(path): variable for path, variable in state}
     assert set(ported) == {name for name in weights if name in dict(twin.named_parameters())}
     for name, variable in ported.items():
-        assert variable[...].shape == weights[name].shape
-        variable[...] = jnp.asarray(weights[name])
+        value = weights[name].T if name.endswith(("c_attn.weight", "c_fc.weight", "c_proj.weight")) else weights[name]
+        assert variable[...].shape == value.shape
+        variable[...] = jnp.asarray(value)
     return (
         model,
         lambda *args, **kwargs: twin(*map(torch.from_numpy, args), **kwargs).last_hidden_state.detach().numpy(),

@@ -62,12 +62,13 @@ def twins(variant: str, image_size: int, **config):
             elif re.search(r"_bn\d\.weight", name):
                 value.copy_(0.5 + torch.rand_like(value))
     settings = {"dropout": 0.0, "drop_connect": 0.0, **config}
-    ours = EfficientNet(EfficientNetConfig(variant, **settings), rngs=nnx.Rngs(0))
+    ours = nnx.eval_shape(lambda: EfficientNet(EfficientNetConfig(variant, **settings), rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(ours)
     weights = {k: v.numpy() for k, v in twin.state_dict().items() if not k.endswith("num_batches_tracked")}
-    names = set()
-    for path, variable in nnx.to_flat_state(nnx.state(ours)):
-        name = published_name(path)
-        names.add(name)
-        variable[...] = jnp.asarray(to_ours(name, weights[name], variable[...].shape))
-    assert names == set(weights)
-    return twin, ours
+    shapes = {path: variable.get_value().shape for path, variable in nnx.to_flat_state(state)}
+    names = {path: published_name(path) for path in shapes}
+    assert sorted(names.values()) == sorted(weights)
+    arrays = {path: jnp.asarray(to_ours(name, weights[name], shapes[path])) for path, name in names.items()}
+    assert {path: array.shape for path, array in arrays.items()} == shapes
+    nnx.replace_by_pure_dict(state, nnx.traversals.unflatten_mapping(arrays))
+    return twin, nnx.merge(graph, state)

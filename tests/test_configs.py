@@ -1,0 +1,47 @@
+"""The experiments that come with the project."""
+
+from pathlib import Path
+
+import pytest
+
+from dualcap_jax.config import ExperimentConfig, differences, load_experiment
+from dualcap_jax.train import parameter_counts
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+ORIGINAL = load_experiment(CONFIGS / "coco_b4_gpt2.py")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_experiment_describes_a_network(path):
+    config = load_experiment(path)
+    assert isinstance(config, ExperimentConfig)
+    assert sum(parameter_counts(config.model).values()) > 1e5
+
+
+def test_the_original_is_the_original():
+    assert parameter_counts(ORIGINAL.model) == {
+        "encoder": 19_341_616,
+        "language": 124_439_808,
+        "merger": 1768 * 384 + 384 + 384 * 768 + 768 + 768 * 256 + 256 + 256 * 768 + 768,
+    }
+    assert ORIGINAL.training.learning_rate == 3e-5
+    assert ORIGINAL.training.batch_size == 8
+    assert ORIGINAL.training.loss == "all_positions"
+    assert ORIGINAL.data.image_size == ORIGINAL.data.resize == 380
+    assert ORIGINAL.data.max_length == 36
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("two_stream", {"model.merger.kind"}),
+        ("layer_norm", {"model.merger.norm"}),
+        ("batch_norm", {"model.merger.norm"}),
+        ("gru", {"model.merger.kind"}),
+        ("gru_two_stream", {"model.merger.kind"}),
+        ("float16", {"model.dtype"}),
+        ("accumulate2", {"training.batch_size", "training.accumulate", "training.steps"}),
+    ],
+)
+def test_an_ablation_changes_what_it_is_named_after(name, fields):
+    assert set(differences(ORIGINAL, load_experiment(CONFIGS / f"coco_b4_gpt2_{name}.py"))) == fields

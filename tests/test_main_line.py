@@ -1,0 +1,152 @@
+"""Train, be killed, resume, evaluate, caption: the whole line through the commands."""
+
+import json
+import math
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from dualcap_jax import Captioner
+from dualcap_jax.config import load_json
+from dualcap_jax.training.checkpoints import restore_model
+from dualcap_jax.training.step import init_model
+
+from .commands import TINY, command, environment, run
+
+
+def rows(workdir: Path, split: str) -> list[dict]:
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["split"] == split]
+
+
+def model_of(workdir: Path):
+    config = load_json(workdir / "config.json")
+    return restore_model(workdir, jax.eval_shape(lambda: init_model(config.model, 0)), "latest")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str]:
+    """A run trained without a break, and what the command printed."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    return workdir, run("train", "--workdir", workdir, *TINY).stdout
+
+
+def test_training_leaves_a_run_directory_that_says_how_it_went(finished):
+    workdir, printed = finished
+    for name in ("config.json", "tokenizer/vocab.json", "tokenizer/merges.txt", "checkpoints/latest/12", "tensorboard"):
+        assert (workdir / name).exists(), name
+    for name in ("curves.png", "samples.png"):
+        with Image.open(workdir / name) as image:
+            assert min(image.size) > 100
+    assert [row["step"] for row in rows(workdir, "train")] == [2, 4, 6, 8, 10, 12]
+    validations = rows(workdir, "validation")
+    assert [row["step"] for row in validations] == [5, 10, 12]
+    assert all(math.isfinite(row["loss"]) and math.isfinite(row["loss_all_positions"]) for row in validations)
+    last_lines = printed.splitlines()[-3:]
+    assert last_lines[0].startswith("test: BLEU-1 ")
+    assert str(workdir) in last_lines[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(finished, tmp_path, signal_number):
+    whole, _ = finished
+    workdir = tmp_path / "stopped"
+    stop_after = int(np.random.default_rng().integers(2, 5)) * 2
+    process = subprocess.Popen(
+        command("train", "--workdir", workdir, *TINY), stderr=subprocess.PIPE, text=True, env=environment()
+    )
+    log = workdir / "metrics.jsonl"
+    while process.poll() is None and f'"step": {stop_after}, "split": "train"' not in (
+        log.read_text() if log.exists() else ""
+    ):
+        time.sleep(0.02)
+    process.send_signal(signal_number)
+    _, errors = process.communicate(timeout=300)
+    if signal_number == signal.SIGTERM and process.returncode != 0:  # 0: it was done before the signal came
+        assert process.returncode == 128 + signal.SIGTERM
+        assert "saved step" in errors
+    resumed = run("train", "--workdir", workdir)
+    assert "(resuming)" in resumed.stdout
+
+    (expected, _), (model, step) = model_of(whole), model_of(workdir)
+    assert step == 12
+    jax.tree.map(np.testing.assert_array_equal, model, expected)
+    for split in ("train", "validation"):
+        timeless = [
+            [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows(w, split)]
+            for w in (workdir, whole)
+        ]
+        if split == "validation":
+            assert timeless[0] == timeless[1]
+        assert [row["step"] for row in timeless[0]] == [row["step"] for row in timeless[1]]
+
+
+def test_evaluation_scores_a_split(finished):
+    workdir, _ = finished
+    printed = run("evaluate", workdir, "--split", "validation", "--decoding.num-beams", "3").stdout
+    scores = json.loads((workdir / "evaluation" / "validation-beam3.json").read_text())
+    assert scores["images"] == 6 == len(scores["captions"])
+    assert scores["split"] == "validation"
+    for order in (1, 2, 3, 4):
+        assert 0 <= scores[f"bleu_{order}"] <= 100
+    assert scores["signature"] in printed
+    best = min(rows(workdir, "validation"), key=lambda row: row["loss"])
+    assert scores["step"] == best["step"]
+    # The same loss as in training's own validation, whatever the batch size.
+    assert scores["loss"] == pytest.approx(best["loss"], rel=1e-4)
+    assert scores["loss_all_positions"] == pytest.approx(best["loss_all_positions"], rel=1e-4)
+    assert {"shape", "colour", "count", "relation"} <= set(scores["scenes"])
+
+
+def test_captions_of_pictures_and_folders(finished, tmp_path):
+    workdir, _ = finished
+    (tmp_path / "folder").mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.jpg", "folder/c.webp", "folder/d.PNG", "folder/e.png"):
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(tmp_path / name)
+    printed = run("caption", workdir, "a.png", "b.jpg", "folder", cwd=tmp_path).stdout
+    names = [line.split("\t")[0] for line in printed.splitlines()]
+    assert names == ["a.png", "b.jpg", "folder/c.webp", "folder/d.PNG", "folder/e.png"]
+
+    (tmp_path / "folder" / "broken.png").write_bytes(b"no picture")
+    done = run(
+        "caption", workdir, "nowhere.png", "folder", "--format", "jsonl", "--num-beams", "1", cwd=tmp_path, code=1
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["image"] for line in lines] == names[2:]
+    assert all(line["log_prob"] < 0 for line in lines)
+    assert "nowhere.png: No such file" in done.stderr
+    assert "folder/broken.png: not a picture" in done.stderr
+
+
+def test_a_captioner_gives_the_same_caption_whatever_the_batch(finished):
+    workdir, _ = finished
+    captioner = Captioner.load(workdir)
+    rng = np.random.default_rng(1)
+    arrays = [rng.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(6)]
+    together = captioner(arrays)  # batches of 4: the last one is ragged
+    alone = [captioner([array])[0] for array in arrays]
+    assert [c.text for c in together] == [c.text for c in alone]
+    np.testing.assert_allclose([c.score for c in together], [c.score for c in alone], rtol=1e-4)
+    as_image = captioner([Image.fromarray(array) for array in arrays])
+    assert as_image == together
+
+    best = captioner(arrays[:1], num_return_sequences=2)[0]
+    assert len(best.others) == 1
+    assert best.score >= best.others[0].score
+    with pytest.raises(TypeError, match="beams"):
+        captioner(arrays, beams=3)
+
+
+def test_a_finished_run_can_be_trained_longer_but_not_differently(finished, tmp_path):
+    workdir, _ = finished
+    done = run("train", "--workdir", workdir, "--training.batch-size", "4", "--training.steps", "14", code=2)
+    assert "training.batch_size is 8, asked for 4" in done.stderr
+    assert "training.steps" not in done.stderr
