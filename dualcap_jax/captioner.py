@@ -15,12 +15,15 @@ from flax import nnx
 from PIL import Image
 
 from dualcap_jax.config import ConfigError, ExperimentConfig, load_json
-from dualcap_jax.data.images import prepare_image
+from dualcap_jax.data.images import crop_image, decode_image, upright_rgb
 from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer
 from dualcap_jax.decoding.beam_search import beam_search
 from dualcap_jax.decoding.config import DecodingConfig
 from dualcap_jax.training.checkpoints import Which, restore_model
 from dualcap_jax.training.step import graph, init_model
+
+Picture = str | os.PathLike | bytes | Image.Image | np.ndarray
+"""A path, an encoded picture (JPEG, PNG, WebP, ...), a PIL image or an array uint8 [height, width, 3]."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,14 @@ class Caption:
     """Log-probability of the whole caption, its end included, in nats."""
     others: tuple["Caption", ...] = ()
     """The next best, where more than one was asked for."""
+
+
+def _open(picture: Picture) -> Image.Image:
+    if isinstance(picture, np.ndarray):
+        picture = Image.fromarray(picture)
+    if isinstance(picture, Image.Image):
+        return upright_rgb(picture)
+    return decode_image(picture if isinstance(picture, bytes) else Path(picture).read_bytes())
 
 
 @partial(jax.jit, static_argnames=("graphdef", "decoding", "end_id"))
@@ -87,20 +98,20 @@ class Captioner:
 
     def __call__(
         self,
-        images: Sequence[str | os.PathLike | bytes | Image.Image | np.ndarray],
+        images: Sequence[Picture],
         **decoding: Any,
     ) -> list[Caption]:
         """Caption pictures.
 
         Args:
-            images: paths, encoded bytes (JPEG, PNG, WebP, ...), PIL images or uint8 arrays [height, width, 3].
+            images: of any size.
             decoding: fields of `DecodingConfig` to change, such as num_beams=1 or num_return_sequences=3.
 
         Raises:
             ImageError: for the first picture that cannot be read.
         """
         data = self.config.data
-        prepared = (prepare_image(image, data.image_size, data.resize) for image in images)
+        prepared = (crop_image(_open(image), data.image_size, data.resize) for image in images)
         return list(self.caption_prepared(prepared, replace(self.config.decoding, **decoding)))
 
     def caption_prepared(self, images: Iterable[np.ndarray], decoding: DecodingConfig) -> Iterator[Caption]:

@@ -119,7 +119,7 @@ def differences(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple
     def flatten(prefix: str, value: Any) -> dict[str, Any]:
         if not dataclasses.is_dataclass(value):
             return {prefix: value}
-        merged = {}
+        merged: dict[str, Any] = {}
         for entry in dataclasses.fields(value):
             merged |= flatten(f"{prefix}.{entry.name}".lstrip("."), getattr(value, entry.name))
         return merged

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import tyro
 from tqdm import tqdm
 
 from dualcap_jax import cli
-from dualcap_jax.captioner import Captioner
+from dualcap_jax.captioner import Caption, Captioner
 from dualcap_jax.data.pipeline import eval_batches
 from dualcap_jax.data.scenes_grading import accuracies
 from dualcap_jax.data.sources import ScenesSource, open_source
@@ -52,7 +53,9 @@ def evaluate(captioner: Captioner, workdir: Path, split: str, decoding: Decoding
     config = captioner.config
     source = open_source(config.data, split)
     eval_step, sums = make_eval_step(config.model), Counter[str]()
-    captions, image_ids, pictures = [], [], []
+    captions: list[Caption] = []
+    image_ids: list[int] = []
+    pictures: list[np.ndarray] = []
     batches = eval_batches(source, captioner.tokenizer, config.data, decoding.batch_size)
     for batch in tqdm(batches, f"{split}, {decoding.num_beams} beams", unit="batch", disable=None):
         sums.update({name: float(value) for name, value in eval_step(captioner.model, batch).items()})
@@ -64,8 +67,9 @@ def evaluate(captioner: Captioner, workdir: Path, split: str, decoding: Decoding
     records = {record.image_id: record for record in (source[index] for index in range(len(source)))}
     references = [list(records[image_id].captions) for image_id in image_ids]
     texts = [caption.text for caption in captions]
-    scores = {"split": split, "step": captioner.step, "images": len(texts)}
-    scores |= corpus_bleu(texts, references, lowercase=config.evaluation.lowercase) | mean_losses(sums)
+    scores: dict[str, Any] = {"split": split, "step": captioner.step, "images": len(texts)}
+    scores |= corpus_bleu(texts, references, lowercase=config.evaluation.lowercase)
+    scores |= mean_losses(sums)
     if isinstance(source, ScenesSource):
         scores["scenes"] = accuracies(texts, [source.scene(image_id) for image_id in image_ids])
     rows = [

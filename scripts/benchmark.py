@@ -112,7 +112,8 @@ def main() -> None:
 
     ratios = {}
     for job in args.jobs:
-        seconds, first, memory = {"ours": [], "peer": []}, {}, {}
+        seconds: dict[str, list[float]] = {"ours": [], "peer": []}
+        first, memory = {}, {}
         for repeat in range(args.repeats + 1):
             for side, connection in sides.items():
                 connection.send(job)

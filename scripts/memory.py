@@ -51,7 +51,8 @@ def measure(args: argparse.Namespace, encoder_remat: bool, language_remat: bool,
     params = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes["model"]))
     residuals = sum(leaf.size * leaf.dtype.itemsize for leaf in kept) - params
     step = make_train_step(model, config.training)
-    temporaries = step.lower(shapes, batch).compile().memory_analysis().temp_size_in_bytes
+    analysis = step.lower(shapes, batch).compile().memory_analysis()
+    temporaries = analysis.temp_size_in_bytes if analysis else float("nan")  # not all backends tell
     state = init_state(model, config.training)
     for _ in range(2):
         state, _ = jax.block_until_ready(step(state, batch))

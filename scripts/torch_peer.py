@@ -9,6 +9,7 @@ efficientnet_pytorch, transformers' GPT-2 and `generate`, and the skip-MLP merge
 import argparse
 import json
 import time
+from typing import Any
 
 import torch
 from efficientnet_pytorch import EfficientNet
@@ -46,7 +47,7 @@ class Merger(nn.Module):
         super().__init__()
         self.encoder1, self.decoder1 = nn.Linear(features + width, 384), nn.Linear(384, width)
         self.encoder2, self.decoder2 = nn.Linear(width, 256), nn.Linear(256, width)
-        for linear in self.children():
+        for linear in (self.encoder1, self.decoder1, self.encoder2, self.decoder2):
             nn.init.xavier_normal_(linear.weight, gain=0.1)
 
     def forward(self, image, hidden):
@@ -92,7 +93,8 @@ class Jobs:
     """One call of each job on the same random pictures and tokens; each waits for its result."""
 
     def __init__(self, model: TorchCaptioner, batch_size: int, image_size: int, beams: int = 5, length: int = 20):
-        self.model, self.beams, self.length = model, beams, length
+        self.model: Any = model  # generate's annotations fit no class of one's own
+        self.beams, self.length = beams, length
         self.images = torch.rand(batch_size, 3, image_size, image_size) * 2 - 1
         self.tokens = torch.randint(0, END + 1, (batch_size, LENGTH))
         self.optimizer = torch.optim.Adam(model.parameters(), lr=3e-5)
@@ -114,7 +116,7 @@ class Jobs:
         self.optimizer.step()
         return loss.item()
 
-    def decode(self) -> torch.Tensor:
+    def decode(self):
         """Captions of image vectors by beam search as the original's: no bigram twice, early stopping."""
         self.model.eval()
         with torch.inference_mode():

@@ -49,8 +49,8 @@ class DataConfig:
     """Side in pixels of the square picture that the encoder reads."""
     resize: int | None = None
     """Length in pixels that the shorter side is resized to before the centre crop; None: image_size."""
-    max_length: int = 36
-    """Tokens of a caption at most, both framing tokens included; what is longer loses its end."""
+    max_length: int = 30
+    """Tokens of a caption at most, both framing tokens included (the original's: 36); what is longer loses its end."""
     captions_per_image: int = 1
     """1: an example is one (image, caption) pair. C > 1: an example is an image with C of its captions, drawn
     anew each epoch (all of them where it has fewer), and is encoded once for all of them."""

@@ -44,7 +44,7 @@ def decode_image(data: bytes) -> Image.Image:
         upright = image.getexif().get(_ORIENTATION, 1) == 1
         if image.format == "JPEG" and image.mode in ("RGB", "L") and upright:
             return _decode_jpeg(data) or image.convert("RGB")
-        return _to_rgb(image if upright else ImageOps.exif_transpose(image))
+        return upright_rgb(image)
     except ImageError:
         raise
     except Image.UnidentifiedImageError as error:
@@ -96,7 +96,13 @@ def _decode_jpeg(data: bytes) -> Image.Image | None:
         return None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A PIL image turned as its EXIF orientation says, on white where transparent, in mode "RGB" of 8 bits.
+
+    Raises:
+        ImageError: for floating-point pixels, which have no known range.
+    """
+    image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ImageError("floating-point pixels have no known range")
     if image.mode.startswith("I"):  # 16-bit greyscale, some of it widened to 32 by PIL

@@ -15,8 +15,8 @@ SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 
 Layout = Literal["single", "row", "column"]
 
-# How likely scenes of 1, 2, 3, 4 groups are. Two are the commonest: they have a relation and room to be seen.
-_GROUP_WEIGHTS = (2, 4, 3, 2)
+# How likely scenes of 1, 2, 3, 4 groups are: the fewer, the larger the shapes, and the sooner they are learnt.
+_GROUP_WEIGHTS = (4, 3, 2, 1)
 
 
 @dataclass(frozen=True)

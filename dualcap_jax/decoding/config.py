@@ -11,7 +11,7 @@ class DecodingConfig:
     num_beams: int = 5
     """Hypotheses kept alive for each picture; 1 is greedy search."""
 
-    max_length: int = 36
+    max_length: int = 30
     """Longest caption in tokens, the start token and the end token counted."""
 
     no_repeat_ngram_size: int = 0

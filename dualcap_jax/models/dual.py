@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dualcap_jax.models.efficientnet import EfficientNet, EfficientNetConfig
 from dualcap_jax.models.gpt2 import FlaxGPT2Model, GPT2Config
-from dualcap_jax.models.mergers import KINDS, MergerConfig, merge, merge_step
+from dualcap_jax.models.mergers import KINDS, Merger, MergerConfig, merge, merge_step
 
 Part = Literal["encoder", "language", "merger"]
 """The three parts, which are also the top-level names of the parameters."""
@@ -23,15 +23,21 @@ class ModelConfig:
 
     encoder: EfficientNetConfig = field(
         default_factory=lambda: EfficientNetConfig(
-            variant="b0", width=0.5, depth=0.5, num_classes=256, dropout=0.1, drop_connect=0.0
+            variant="b0",
+            width=0.5,
+            depth=0.5,
+            num_classes=256,
+            dropout=0.0,
+            drop_connect=0.0,
+            batch_norm_momentum=0.95,
         )
     )
     """The image encoder."""
     language: GPT2Config = field(
-        default_factory=lambda: GPT2Config(vocab_size=512, max_positions=64, width=128, layers=2, heads=4, dropout=0.0)
+        default_factory=lambda: GPT2Config(vocab_size=512, max_positions=64, width=96, layers=2, heads=4, dropout=0.0)
     )
     """The language model."""
-    merger: MergerConfig = field(default_factory=lambda: MergerConfig(hidden=(384, 256)))
+    merger: MergerConfig = field(default_factory=lambda: MergerConfig(hidden=(256, 128), positions=64))
     """What joins the two."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the computation; parameters, norms, softmax, loss and statistics stay float32. float16 trains with
@@ -51,7 +57,7 @@ class DualCaptioner(nnx.Module):
         dtype = jnp.dtype(config.dtype)
         self.encoder = EfficientNet(config.encoder, dtype=dtype, rngs=rngs)
         self.language = FlaxGPT2Model(config.language, dtype=dtype, rngs=rngs)
-        self.merger = KINDS[config.merger.kind](
+        self.merger: Merger = KINDS[config.merger.kind](
             config.merger, self.encoder.num_features, config.language.width, dtype=dtype, rngs=rngs
         )
 

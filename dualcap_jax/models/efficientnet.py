@@ -96,6 +96,8 @@ class EfficientNetConfig:
         check(self.num_classes >= 0, "num_classes", "at least 0")
         check(self.dropout is None or 0 <= self.dropout < 1, "dropout", "in [0, 1), or None for the variant's")
         check(0 <= self.drop_connect < 1, "drop_connect", "in [0, 1)")
+        check(self.batch_norm in ("train", "frozen"), "batch_norm", "train or frozen")
+        check(self.normalization in NORMALIZATIONS, "normalization", f"one of {', '.join(NORMALIZATIONS)}")
         check(0 <= self.batch_norm_momentum < 1, "batch_norm_momentum", "in [0, 1)")
 
     @property
@@ -147,7 +149,7 @@ class BatchNorm(nnx.Module):
             self.var[...] = update(keep * var + (1 - keep) * unbiased)
             mean, var = batch_mean, batch_var
         factor = self.scale[...] * jax.lax.rsqrt(var + 1e-3)
-        return x * factor.astype(x.dtype) + (self.bias[...] - mean * factor).astype(x.dtype)
+        return (x.astype(jnp.float32) * factor + (self.bias[...] - mean * factor)).astype(x.dtype)
 
 
 class Pointwise(nnx.Module):
@@ -197,7 +199,7 @@ class Block(nnx.Module):
         `keep` multiplies the branch beside the skip, example by example.
         """
         y = x
-        if self.expand is not None:
+        if self.expand is not None and self.expand_norm is not None:
             y = self.activation(self.expand_norm(self.expand(y), train))
         y = depthwise_conv(y, self.depthwise[...].astype(y.dtype), self.stride)
         y = self.activation(self.depthwise_norm(y, train))
@@ -227,6 +229,8 @@ class EfficientNet(nnx.Module):
         variant_width, variant_depth, _, variant_dropout = VARIANTS[config.variant]
         width, depth = config.width or variant_width, config.depth or variant_depth
         self.dropout = variant_dropout if config.dropout is None else config.dropout
+        if not config.num_classes:  # it stands before the classifier
+            self.dropout = 0.0
         self.activation = _relu6 if config.is_lite else jax.nn.silu
 
         fixed = 1.0 if config.is_lite else width  # Lite scales neither stem nor head
@@ -264,6 +268,7 @@ class EfficientNet(nnx.Module):
         rate = self.config.drop_connect
         if train and key is None and (rate or self.dropout):
             raise ValueError(f"training with dropout {self.dropout} and drop-connect {rate} needs a key")
+        key = key if train else None
         use_batch = train and self.config.batch_norm == "train"
         if images.dtype == jnp.uint8:
             mean, deviation = (jnp.array(values) for values in NORMALIZATIONS[self.config.normalization])
@@ -279,7 +284,7 @@ class EfficientNet(nnx.Module):
         run = nnx.remat(Block.__call__, static_argnums=3) if self.config.remat else Block.__call__
         for index, block in enumerate(self.blocks):
             keep = None
-            if train and block.has_skip and (drop := rate * index / len(self.blocks)):
+            if key is not None and block.has_skip and (drop := rate * index / len(self.blocks)):
                 kept = jax.random.bernoulli(jax.random.fold_in(key, index), 1 - drop, (len(x), 1, 1, 1))
                 keep = kept.astype(x.dtype) / (1 - drop)
             x = run(block, x, keep, use_batch)
@@ -287,7 +292,7 @@ class EfficientNet(nnx.Module):
         x = x.mean((1, 2), dtype=jnp.float32).astype(self.dtype)
         if self.classifier is None:
             return x
-        if train and self.dropout:
+        if key is not None and self.dropout:
             kept = jax.random.bernoulli(jax.random.fold_in(key, len(self.blocks)), 1 - self.dropout, x.shape)
             x = jnp.where(kept, x / (1 - self.dropout), 0)
         return self.classifier(x)

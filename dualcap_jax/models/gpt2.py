@@ -105,7 +105,8 @@ class Attention(nnx.Module):
 
     def __call__(self, x, allowed: Bool[Array, "#rows 1 length length"], key: jax.Array | None):
         """Attend from each position to the `allowed` ones."""
-        return self._attend(*self._split(x), allowed, key)
+        q, k, v = self._split(x)
+        return self._attend(q, k, v, allowed, key)
 
     def step(self, x: Float[Array, "rows 1 width"], position: Int[Array, ""], cache: dict[str, Array]):
         """Attend from one new position to itself and the cached ones before it."""

@@ -55,25 +55,26 @@ class MergerConfig:
             raise ValueError(f"model.merger.positions={self.positions}: must be at least 1")
 
 
-_init = nnx.initializers.variance_scaling(0.1**2, "fan_avg", "normal")  # Xavier normal with gain 0.1
+_xavier = nnx.initializers.variance_scaling(0.1**2, "fan_avg", "normal")  # with gain 0.1
 
 
-class Linear(nnx.Linear):
+class Linear(nnx.Module):
     """A dense layer initialised as the original's: Xavier normal with gain 0.1, biases as torch's."""
 
     def __init__(self, inputs: int, outputs: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        def bias_init(key, shape, bias_dtype):
-            return jax.random.uniform(key, shape, bias_dtype, -1, 1) / inputs**0.5
+        self.dtype = dtype
+        self.kernel = nnx.Param(_xavier(rngs.params(), (inputs, outputs)))
+        self.bias = nnx.Param(jax.random.uniform(rngs.params(), (outputs,), minval=-1, maxval=1) / inputs**0.5)
 
-        super().__init__(inputs, outputs, dtype=dtype, kernel_init=_init, bias_init=bias_init, rngs=rngs)
+    def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
+        """x @ kernel + bias."""
+        return x.astype(self.dtype) @ self.kernel[...].astype(self.dtype) + self.bias[...].astype(self.dtype)
 
     def joint(self, image: Float[Array, "batch features"], hidden: Float[Array, "batch ... width"]):
         """The layer on [image, hidden] with the image repeated, its share computed once per image."""
-        image, hidden, kernel, bias = self.promote_dtype(
-            (image, hidden, self.kernel[...], self.bias[...]), dtype=self.dtype
-        )
-        seen = image @ kernel[: image.shape[-1]] + bias
-        return hidden @ kernel[image.shape[-1] :] + _like(seen, hidden)
+        of_image, of_hidden = jnp.split(self.kernel[...].astype(self.dtype), [image.shape[-1]])
+        seen = image.astype(self.dtype) @ of_image + self.bias[...].astype(self.dtype)
+        return hidden.astype(self.dtype) @ of_hidden + _like(seen, hidden)
 
 
 def _like(image: Float[Array, "batch features"], hidden: Float[Array, "batch ... width"]):
@@ -112,7 +113,7 @@ class PositionBatchNorm(nnx.Module):
         x = x.astype(jnp.float32)
         mean = jax.lax.dynamic_slice_in_dim(self.mean[...], context.start, length)
         var = jax.lax.dynamic_slice_in_dim(self.var[...], context.start, length)
-        if context.train:
+        if context.train and context.mask is not None:
             weight = context.mask[..., None].astype(jnp.float32)
             count = weight.sum((0, 1))  # [length, 1]
             batch_mean = (x * weight).sum((0, 1)) / jnp.maximum(count, 1)
@@ -127,17 +128,18 @@ class PositionBatchNorm(nnx.Module):
         return y.astype(self.dtype)
 
 
+def _make_norm(config: MergerConfig, width: int, dtype: DTypeLike, rngs: nnx.Rngs):
+    if config.norm == "layer":
+        return nnx.LayerNorm(width, epsilon=1e-5, dtype=dtype, use_fast_variance=False, rngs=rngs)
+    return PositionBatchNorm(config.positions, width, dtype=dtype) if config.norm == "batch" else None
+
+
 class Bottleneck(nnx.Module):
     """The MLP unit of a merger: decoder(relu(norm(encoder(x))))."""
 
     def __init__(self, config: MergerConfig, inputs: int, hidden: int, outputs: int, dtype, rngs: nnx.Rngs):
         self.encoder = Linear(inputs, hidden, dtype=dtype, rngs=rngs)
-        if config.norm == "layer":
-            self.norm = nnx.LayerNorm(hidden, epsilon=1e-5, dtype=dtype, use_fast_variance=False, rngs=rngs)
-        elif config.norm == "batch":
-            self.norm = PositionBatchNorm(config.positions, hidden, dtype=dtype)
-        else:
-            self.norm = None
+        self.norm = _make_norm(config, hidden, dtype, rngs)
         self.decoder = Linear(hidden, outputs, dtype=dtype, rngs=rngs)
 
     def init_state(self, rows: int):
@@ -256,7 +258,12 @@ class GRU(nnx.Module):
 
 
 Merger = SkipMLP | TwoStream | GRU
-KINDS = {"skip_mlp": SkipMLP, "two_stream": TwoStream, "gru_two_stream": TwoStream, "gru": GRU}
+KINDS: dict[str, type[SkipMLP] | type[TwoStream] | type[GRU]] = {
+    "skip_mlp": SkipMLP,
+    "two_stream": TwoStream,
+    "gru_two_stream": TwoStream,
+    "gru": GRU,
+}
 
 
 def merge(

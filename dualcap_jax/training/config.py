@@ -10,14 +10,14 @@ from dualcap_jax.models.dual import Part
 class TrainingConfig:
     """Optimizer, schedule, and what is saved when; the defaults train the embedded set."""
 
-    steps: int = 2000
+    steps: int = 1500
     """Optimizer steps of the run."""
     batch_size: int = 64
     """Examples per optimizer step; an example is an image with data.captions_per_image of its captions."""
     accumulate: int = 1
     """Parts that a batch is split into and computed one after the other, gradients summed; divides
     batch_size."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     """Adam's learning rate at its height."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """After the warm-up: constant, or falling to 0 at the last step."""
@@ -38,13 +38,13 @@ class TrainingConfig:
     loss: Literal["real_tokens", "all_positions"] = "real_tokens"
     """What is minimised: the mean over real tokens, or over all positions with padding counted as token 0, as
     the original did. Validation reports both."""
-    validate_every: int = 250
+    validate_every: int = 500
     """Steps between validations; the best checkpoint is the one of the lowest validation loss."""
     validation_images: int = 0
     """Images used in each validation, the first of the split, in whole batches; 0 takes all."""
-    checkpoint_every: int = 250
+    checkpoint_every: int = 500
     """Steps between checkpoints."""
-    log_every: int = 25
+    log_every: int = 50
     """Steps between rows of metrics.jsonl."""
     seed: int = 0
     """Of the initial parameters, dropout and the order of the data."""

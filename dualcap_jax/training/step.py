@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.stages import Wrapped as JitWrapped
 from jaxtyping import Array, Bool, Float, Int
 
 from dualcap_jax.models.dual import DualCaptioner, ModelConfig
@@ -34,8 +35,8 @@ def init_model(config: ModelConfig, seed: int) -> dict[str, Any]:
     @jax.jit
     def init(key):
         model = DualCaptioner(config, rngs=nnx.Rngs(key))
-        _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-        return {"params": nnx.to_pure_dict(params), "batch_stats": nnx.to_pure_dict(batch_stats)}
+        kinds = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
+        return {name: nnx.to_pure_dict(nnx.state(model, kind)) for name, kind in kinds.items()}
 
     return init(jax.random.key(seed))
 
@@ -55,6 +56,7 @@ def init_state(config: ModelConfig, training: TrainingConfig) -> State:
 
 
 def _partition(params, freeze):
+    """What is trained of the parameters, and what is not."""
     trained = {part: tree for part, tree in params.items() if part not in freeze}
     return trained, {part: params[part] for part in freeze}
 
@@ -94,9 +96,7 @@ def _losses_of(model, batch: Batch, **kwargs) -> dict[str, Array]:
     return caption_losses(logits, tokens[..., 1:], mask)
 
 
-def make_train_step(
-    config: ModelConfig, training: TrainingConfig
-) -> Callable[[State, Batch], tuple[State, dict[str, Array]]]:
+def make_train_step(config: ModelConfig, training: TrainingConfig) -> JitWrapped:
     """The jitted training step; its state is donated.
 
     The step returns the new state and `loss` (what is minimised), `grad_norm` (before clipping) and `finite`.
