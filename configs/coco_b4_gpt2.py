@@ -3,12 +3,11 @@
 python -m dualcap_jax.train --config configs/coco_b4_gpt2.py --data.root COCO_DIRECTORY
 """
 
-from dualcap_jax.models.efficientnet import EfficientNetConfig
-
 from dualcap_jax.config import ExperimentConfig
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.decoding.config import DecodingConfig
 from dualcap_jax.models.dual import ModelConfig
+from dualcap_jax.models.efficientnet import EfficientNetConfig
 from dualcap_jax.models.gpt2 import GPT2Config
 from dualcap_jax.models.mergers import MergerConfig
 from dualcap_jax.training.config import TrainingConfig
