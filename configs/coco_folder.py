@@ -2,8 +2,10 @@
 
 python -m dualcap_jax.train --config configs/coco_folder.py --data.root FOLDER
 
-FOLDER is a COCO layout, or holds captions.jsonl or captions.csv. For thousands of pictures start from published
-weights instead.
+FOLDER is a COCO layout, or holds captions.jsonl or captions.csv. What was learnt by heart is in the latest checkpoint;
+the best one is that of the lowest loss on pictures not seen:
+
+    python -m dualcap_jax.evaluate RUN --split train --checkpoint latest
 """
 
 from dualcap_jax.config import ExperimentConfig
@@ -34,12 +36,13 @@ def get_config() -> ExperimentConfig:
         ),
         data=DataConfig(image_size=96, max_length=64, vocab_size=1024),
         training=TrainingConfig(
-            steps=1500,
+            steps=700,
             batch_size=32,
             learning_rate=1e-3,
             warmup_steps=50,
-            validate_every=250,
-            checkpoint_every=500,
+            validate_every=350,
+            checkpoint_every=350,
         ),
-        decoding=DecodingConfig(num_beams=5, max_length=64),
+        # early_stopping=True would end the search once five captions are finished, and short wrong ones finish first.
+        decoding=DecodingConfig(num_beams=5, max_length=64, early_stopping=False),
     )
