@@ -1,4 +1,4 @@
-"""An experiment's configuration: the configs of the rooms, composed, overridden and saved."""
+"""An experiment's configuration: the configs of the rooms, composed, loaded and saved."""
 
 import dataclasses
 import json
