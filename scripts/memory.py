@@ -8,13 +8,14 @@ four settings in a process of its own, and XLA's own figure for the temporaries 
 
 import argparse
 import resource
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
 
-def measure(args: argparse.Namespace, encoder_remat: bool, language_remat: bool, queue) -> None:
-    """Put (residuals, their GiB, XLA's temporaries in GiB, peak GiB) of one setting into the queue."""
+def measure(args: argparse.Namespace, encoder_remat: bool, language_remat: bool) -> tuple[int, float, float, float]:
+    """Residuals, their GiB, XLA's temporaries in GiB and the process's peak in GiB, of one setting."""
     import jax
     import jax.numpy as jnp
     from flax import nnx
@@ -57,7 +58,7 @@ def measure(args: argparse.Namespace, encoder_remat: bool, language_remat: bool,
     for _ in range(2):
         state, _ = jax.block_until_ready(step(state, batch))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    queue.put((len(kept), residuals / 2**30, temporaries / 2**30, peak))
+    return len(kept), residuals / 2**30, temporaries / 2**30, peak
 
 
 def main() -> None:
@@ -75,11 +76,8 @@ def main() -> None:
         ("encoder", True, False),
         ("encoder, language", True, True),
     ):
-        queue = context.Queue()
-        process = context.Process(target=measure, args=(args, encoder, language, queue))
-        process.start()
-        count, residuals, temporaries, peak = queue.get()
-        process.join()
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            count, residuals, temporaries, peak = pool.submit(measure, args, encoder, language).result()
         print(f"{name:20} {count:11,} {residuals:14.2f} {temporaries:20.2f} {peak:20.2f}", flush=True)
 
 

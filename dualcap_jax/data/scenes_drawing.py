@@ -1,7 +1,6 @@
 """Drawing scenes with PIL, at any size."""
 
 import io
-import math
 from random import Random
 
 from PIL import Image, ImageDraw
@@ -68,7 +67,7 @@ def _places(group: Group, cell: Box, rng: Random) -> list[tuple[float, float, fl
     x0 = (left + right - columns * pitch) / 2 + slack_x * rng.uniform(-0.5, 0.5)
     y0 = (top + bottom - rows * pitch) / 2 + slack_y * rng.uniform(-0.5, 0.5)
     slots = rng.sample([(row, column) for row in range(rows) for column in range(columns)], group.count)
-    radius = 0.4 * pitch
+    radius = 0.44 * pitch
     spare = 0.5 * pitch - radius
     return [
         (
@@ -83,9 +82,7 @@ def _places(group: Group, cell: Box, rng: Random) -> list[tuple[float, float, fl
 def _draw_shape(draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, radius: float, ink: tuple[int, ...]) -> None:
     """A shape that fits the circle of this radius around (x, y), all in pixels."""
     r = radius
-    if shape == "circle":
-        draw.ellipse((x - r, y - r, x + r, y + r), fill=ink)
-    elif shape == "ring":
+    if shape == "ring":
         draw.ellipse((x - r, y - r, x + r, y + r), outline=ink, width=max(1, round(0.42 * r)))
     elif shape == "square":
         h = 0.84 * r
@@ -94,8 +91,5 @@ def _draw_shape(draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, radiu
         a = 0.34 * r
         draw.rectangle((x - r, y - a, x + r, y + a), fill=ink)
         draw.rectangle((x - a, y - r, x + a, y + r), fill=ink)
-    elif shape == "triangle":
+    else:  # triangle
         draw.polygon([(x, y - r), (x + 0.98 * r, y + 0.78 * r), (x - 0.98 * r, y + 0.78 * r)], fill=ink)
-    else:  # star
-        turns = [(math.pi * (i / 5 - 0.5), r * (1.08 if i % 2 == 0 else 0.45)) for i in range(10)]
-        draw.polygon([(x + d * math.cos(angle), y + d * math.sin(angle)) for angle, d in turns], fill=ink)

@@ -34,10 +34,12 @@ class ModelConfig:
     )
     """The image encoder."""
     language: GPT2Config = field(
-        default_factory=lambda: GPT2Config(vocab_size=512, max_positions=64, width=96, layers=2, heads=4, dropout=0.0)
+        default_factory=lambda: GPT2Config(
+            vocab_size=512, max_positions=64, width=96, layers=2, heads=4, dropout=0.0, init_deviation=0.1
+        )
     )
     """The language model."""
-    merger: MergerConfig = field(default_factory=lambda: MergerConfig(hidden=(256, 128), positions=64))
+    merger: MergerConfig = field(default_factory=lambda: MergerConfig(hidden=(256, 128), positions=64, init_gain=1.0))
     """What joins the two."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the computation; parameters, norms, softmax, loss and statistics stay float32. float16 trains with

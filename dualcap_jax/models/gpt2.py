@@ -4,6 +4,7 @@ The arithmetic is that of transformers' `GPT2Model`: pre-norm blocks, tanh GELU,
 LayerNorm with epsilon 1e-5, the logits tied to the token embedding.
 """
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,6 +38,8 @@ class GPT2Config:
     """Attention heads per block."""
     dropout: float = 0.1
     """Rate for embeddings, attention weights and residual branches, in [0, 1)."""
+    init_deviation: float = 0.02
+    """Standard deviation of the initial kernels and embeddings, above 0; narrow models learn sooner with more."""
     remat: bool = False
     """Recompute each block in the backward pass instead of storing its activations."""
 
@@ -48,6 +51,8 @@ class GPT2Config:
             raise ValueError(f"model.language.heads={self.heads}: must divide model.language.width={self.width}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.language.dropout={self.dropout}: must be in [0, 1)")
+        if not 0 < self.init_deviation < math.inf:
+            raise ValueError(f"model.language.init_deviation={self.init_deviation}: must be more than 0")
 
 
 def dropout(x: Array, rate: float, key: jax.Array | None) -> Array:
@@ -69,7 +74,7 @@ class Linear(nnx.Module):
     (40 rows, widths 768 and 3072); elsewhere it makes no difference.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, deviation: float = 0.02, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, inputs: int, outputs: int, *, deviation: float, dtype: DTypeLike, rngs: nnx.Rngs):
         self.dtype = dtype
         self.kernel = nnx.Param(deviation * jax.random.normal(rngs.params(), (outputs, inputs)))
         self.bias = nnx.Param(jnp.zeros(outputs))
@@ -87,8 +92,9 @@ class Attention(nnx.Module):
     def __init__(self, config: GPT2Config, dtype: DTypeLike, rngs: nnx.Rngs):
         self.heads = config.heads
         self.rate = config.dropout
-        self.qkv = Linear(config.width, 3 * config.width, dtype=dtype, rngs=rngs)
-        self.project = Linear(config.width, config.width, deviation=_residual_deviation(config), dtype=dtype, rngs=rngs)
+        width, deviation, residual = config.width, config.init_deviation, _residual_deviation(config)
+        self.qkv = Linear(width, 3 * width, deviation=deviation, dtype=dtype, rngs=rngs)
+        self.project = Linear(width, width, deviation=residual, dtype=dtype, rngs=rngs)
 
     def _split(self, x: Float[Array, "rows length width"]):
         # [rows, length, 3 * width] -> three of [rows, heads, length, width // heads]
@@ -123,13 +129,13 @@ class Block(nnx.Module):
     """One pre-norm transformer block."""
 
     def __init__(self, config: GPT2Config, norm, dtype: DTypeLike, rngs: nnx.Rngs):
-        width = config.width
+        width, deviation, residual = config.width, config.init_deviation, _residual_deviation(config)
         self.rate = config.dropout
         self.attention_norm = norm(width, rngs=rngs)
         self.attention = Attention(config, dtype, rngs)
         self.mlp_norm = norm(width, rngs=rngs)
-        self.mlp_expand = Linear(width, 4 * width, dtype=dtype, rngs=rngs)
-        self.mlp_project = Linear(4 * width, width, deviation=_residual_deviation(config), dtype=dtype, rngs=rngs)
+        self.mlp_expand = Linear(width, 4 * width, deviation=deviation, dtype=dtype, rngs=rngs)
+        self.mlp_project = Linear(4 * width, width, deviation=residual, dtype=dtype, rngs=rngs)
 
     def _mlp(self, x):
         return self.mlp_project(jax.nn.gelu(self.mlp_expand(self.mlp_norm(x)), approximate=True))
@@ -149,7 +155,7 @@ class Block(nnx.Module):
 
 def _residual_deviation(config: GPT2Config) -> float:
     """GPT-2 scales what is added to the residual stream by its depth."""
-    return 0.02 / (2 * config.layers) ** 0.5
+    return config.init_deviation / (2 * config.layers) ** 0.5
 
 
 class FlaxGPT2Model(nnx.Module):
@@ -158,13 +164,13 @@ class FlaxGPT2Model(nnx.Module):
     Args:
         config: shape of the network.
         dtype: of the computation; parameters, norms and softmax stay float32.
-        rngs: gives the initial parameters (normal, 0.02).
+        rngs: gives the initial parameters (normal, `init_deviation`).
     """
 
     def __init__(self, config: GPT2Config, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config = config
         self.dtype = dtype
-        init = nnx.initializers.normal(0.02)
+        init = nnx.initializers.normal(config.init_deviation)
         norm = partial(nnx.LayerNorm, epsilon=1e-5, dtype=dtype, use_fast_variance=False)
         self.token_embedding = nnx.Param(init(rngs.params(), (config.vocab_size, config.width)))
         self.position_embedding = nnx.Param(init(rngs.params(), (config.max_positions, config.width)))

@@ -73,7 +73,7 @@ def test_only_test_scenes_hold_the_combinations_held_out_and_each_does():
 
 def test_training_still_shows_every_pair_of_count_colour_and_shape():
     familiar = set(ALL_GROUPS) - set(HELD_OUT)
-    assert 0.08 < len(HELD_OUT) / len(ALL_GROUPS) < 0.12
+    assert 0.08 < len(HELD_OUT) / len(ALL_GROUPS) <= 0.125
     for first, second in combinations(("count", "colour", "shape"), 2):
         pairs = [{(getattr(g, first), getattr(g, second)) for g in groups} for groups in (ALL_GROUPS, familiar)]
         assert pairs[0] == pairs[1]
@@ -218,21 +218,21 @@ def test_left_of_is_not_above(scene, seed):
     assert grade(write_captions(turned, Random(seed))[0], scene) == RIGHT | {"relation": False}
 
 
-PAIR = Scene((Group(2, "red", "circle"), Group(1, "blue", "square")), "row")
+PAIR = Scene((Group(2, "red", "cross"), Group(1, "blue", "square")), "row")
 
 
 @pytest.mark.parametrize(
     ("caption", "expected"),
     [
-        ("two red circles to the left of a blue square", RIGHT),
-        ("One blue square to the right of two red circles.", RIGHT),
-        ("there is two red circle on the left and a blue squares on the right", RIGHT),
-        ("two red circles to the right of a blue square", RIGHT | {"relation": False}),
-        ("two red circles and a blue square", RIGHT | {"relation": False}),
-        ("two red circles", dict.fromkeys(RIGHT, False)),
+        ("two red crosses to the left of a blue square", RIGHT),
+        ("One blue square to the right of two red crosses.", RIGHT),
+        ("there is two red cross on the left and a blue squares on the right", RIGHT),
+        ("two red crosses to the right of a blue square", RIGHT | {"relation": False}),
+        ("two red crosses and a blue square", RIGHT | {"relation": False}),
+        ("two red crosses", dict.fromkeys(RIGHT, False)),
         ("", dict.fromkeys(RIGHT, False)),
-        ("two red circles to the left of a blue square and a green star", dict.fromkeys(RIGHT, False)),
-        ("two pink circles to the left of a blue square", dict.fromkeys(RIGHT, False)),
+        ("two red crosses to the left of a blue square and a green triangle", dict.fromkeys(RIGHT, False)),
+        ("two pink crosses to the left of a blue square", dict.fromkeys(RIGHT, False)),
     ],
 )
 def test_grades_of_captions_written_by_hand(caption, expected):
@@ -240,9 +240,9 @@ def test_grades_of_captions_written_by_hand(caption, expected):
 
 
 def test_a_single_group_has_no_relation_to_grade():
-    scene = Scene((Group(3, "green", "star"),), "single")
-    assert grade("only three green stars", scene) == RIGHT | {"relation": None}
-    assert grade("two green stars", scene) == RIGHT | {"relation": None, "count": False}
+    scene = Scene((Group(3, "green", "triangle"),), "single")
+    assert grade("only three green triangles", scene) == RIGHT | {"relation": None}
+    assert grade("two green triangles", scene) == RIGHT | {"relation": None, "count": False}
 
 
 @given(text=st.text(max_size=80))
@@ -251,8 +251,8 @@ def test_any_text_can_be_graded(text):
 
 
 def test_accuracies_are_percentages_relation_over_scenes_that_have_one():
-    single = Scene((Group(3, "green", "star"),), "single")
-    captions = ["only three green stars", "two red circles to the right of a blue square", "two green stars", "nothing"]
+    single = Scene((Group(3, "green", "triangle"),), "single")
+    captions = ["only three green triangles", "two red crosses to the right of a blue square", "two green triangles", "nothing"]
     scores = accuracies(captions, [single, PAIR, single, PAIR])
     assert scores == {"shape": 75, "colour": 75, "count": 50, "relation": 0, "all": 25}
     assert "relation" not in accuracies(["a red ring"], [single])
