@@ -252,7 +252,12 @@ def test_any_text_can_be_graded(text):
 
 def test_accuracies_are_percentages_relation_over_scenes_that_have_one():
     single = Scene((Group(3, "green", "triangle"),), "single")
-    captions = ["only three green triangles", "two red crosses to the right of a blue square", "two green triangles", "nothing"]
+    captions = [
+        "only three green triangles",
+        "two red crosses to the right of a blue square",
+        "two green triangles",
+        "nothing",
+    ]
     scores = accuracies(captions, [single, PAIR, single, PAIR])
     assert scores == {"shape": 75, "colour": 75, "count": 50, "relation": 0, "all": 25}
     assert "relation" not in accuracies(["a red ring"], [single])

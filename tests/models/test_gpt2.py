@@ -129,6 +129,22 @@ def test_dropout_needs_a_key_and_follows_it(rng):
     assert not jnp.allclose(once, model(tokens))
 
 
+@pytest.mark.parametrize("deviation", [0.02, 0.1])
+def test_initial_kernels_have_the_deviation_set_and_those_of_the_residual_stream_less(deviation):
+    config = GPT2Config(500, 64, width=128, layers=2, heads=4, init_deviation=deviation)
+    model = FlaxGPT2Model(config, rngs=nnx.Rngs(0))
+    block = model.blocks[0]
+    for kernel in (
+        model.token_embedding,
+        model.position_embedding,
+        block.attention.qkv.kernel,
+        block.mlp_expand.kernel,
+    ):
+        assert float(kernel[...].std()) == pytest.approx(deviation, rel=0.03)
+    for layer in (block.attention.project, block.mlp_project):
+        assert float(layer.kernel[...].std()) == pytest.approx(deviation / 4**0.5, rel=0.03)
+
+
 def test_a_sequence_longer_than_the_positions_is_refused():
     model = FlaxGPT2Model(SMALL, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"25 tokens.*max_positions is 24"):
@@ -141,6 +157,7 @@ def test_a_sequence_longer_than_the_positions_is_refused():
         ("heads", 5, r"model.language.heads=5: must divide model.language.width=32"),
         ("layers", 0, r"model.language.layers=0: must be at least 1"),
         ("dropout", 1.0, r"model.language.dropout=1.0: must be in \[0, 1\)"),
+        ("init_deviation", 0.0, r"model.language.init_deviation=0.0: must be more than 0"),
     ],
 )
 def test_impossible_shapes_name_the_field(field, value, message):

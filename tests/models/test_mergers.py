@@ -172,10 +172,11 @@ def test_published_widths(kind, parameters):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
 
 
-def test_initial_weights_are_xavier_normal_with_gain_a_tenth():
-    merger = KINDS["skip_mlp"](MergerConfig(), 1000, 768, dtype=jnp.float32, rngs=nnx.Rngs(0))
+@pytest.mark.parametrize(("settings", "gain"), [({}, 0.1), ({"init_gain": 1.0}, 1.0)])
+def test_initial_weights_are_xavier_normal_with_the_original_s_gain_unless_set(settings, gain):
+    merger = KINDS["skip_mlp"](MergerConfig(**settings), 1000, 768, dtype=jnp.float32, rngs=nnx.Rngs(0))
     kernel, bias = merger.first.encoder.kernel[...], merger.first.encoder.bias[...]
-    assert float(kernel.std()) == pytest.approx(0.1 * (2 / (1768 + 384)) ** 0.5, rel=0.02)
+    assert float(kernel.std()) == pytest.approx(gain * (2 / (1768 + 384)) ** 0.5, rel=0.02)
     assert float(jnp.abs(bias).max()) == pytest.approx(1768**-0.5, rel=0.05)
 
 
@@ -186,6 +187,7 @@ def test_initial_weights_are_xavier_normal_with_gain_a_tenth():
         ({"kind": "gru", "hidden": (3, 4)}, "the two layers of gru have one width"),
         ({"kind": "gru", "norm": "layer"}, "model.merger.norm=layer: gru has no norm"),
         ({"positions": 0}, "model.merger.positions=0: must be at least 1"),
+        ({"init_gain": 0.0}, "model.merger.init_gain=0.0: must be more than 0"),
     ],
 )
 def test_impossible_settings_name_the_field(settings, message):
