@@ -20,7 +20,7 @@ from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer
 from dualcap_jax.decoding.beam_search import beam_search
 from dualcap_jax.decoding.config import DecodingConfig
 from dualcap_jax.training.checkpoints import Which, restore_model
-from dualcap_jax.training.step import graph, init_model
+from dualcap_jax.training.step import graph, model_shapes
 
 Picture = str | os.PathLike | bytes | Image.Image | np.ndarray
 """A path, an encoded picture (JPEG, PNG, WebP, ...), a PIL image or an array uint8 [height, width, 3]."""
@@ -92,7 +92,7 @@ class Captioner:
         if not (workdir / "config.json").is_file():
             raise ConfigError(f"{workdir}: not a run directory (no config.json in it)")
         config = load_json(workdir / "config.json")
-        shapes = jax.eval_shape(lambda: init_model(config.model, 0))
+        shapes = model_shapes(config.model)
         model, step = restore_model(workdir, shapes, checkpoint)
         return cls(config, model, load_tokenizer(workdir / "tokenizer"), step)
 

@@ -31,7 +31,7 @@ from dualcap_jax.evaluation.report import curves_figure, summary
 from dualcap_jax.models.dual import ModelConfig
 from dualcap_jax.training.logs import read_metrics
 from dualcap_jax.training.loop import train
-from dualcap_jax.training.step import init_model
+from dualcap_jax.training.step import model_shapes
 
 # What may change when a run is resumed: nothing that the trained weights or the order of the data hang on.
 RESUMABLE = (
@@ -107,7 +107,7 @@ def make_tokenizer(config: ExperimentConfig, source: Source) -> CaptionTokenizer
 
 def parameter_counts(config: ModelConfig) -> dict[str, int]:
     """Parameters of each part."""
-    shapes = jax.eval_shape(lambda: init_model(config, 0))["params"]
+    shapes = model_shapes(config)["params"]
     return {part: sum(leaf.size for leaf in jax.tree.leaves(tree)) for part, tree in shapes.items()}
 
 

@@ -47,14 +47,13 @@ def measure(args: argparse.Namespace, encoder_remat: bool, language_remat: bool)
 
         return jax.vjp(loss, params)[1]  # a pytree that holds the residuals
 
-    shapes = jax.eval_shape(lambda: init_state(model, config.training))
-    kept = jax.tree.leaves(jax.eval_shape(backward, *(shapes["model"][k] for k in ("params", "batch_stats"))))
-    params = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes["model"]))
+    state = init_state(model, config.training)
+    kept = jax.tree.leaves(jax.eval_shape(backward, *(state["model"][k] for k in ("params", "batch_stats"))))
+    params = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state["model"]))
     residuals = sum(leaf.size * leaf.dtype.itemsize for leaf in kept) - params
     step = make_train_step(model, config.training)
-    analysis = step.lower(shapes, batch).compile().memory_analysis()
+    analysis = step.lower(state, batch).compile().memory_analysis()
     temporaries = analysis.temp_size_in_bytes if analysis else float("nan")  # not all backends tell
-    state = init_state(model, config.training)
     for _ in range(2):
         state, _ = jax.block_until_ready(step(state, batch))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

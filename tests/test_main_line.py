@@ -15,7 +15,7 @@ from PIL import Image
 from dualcap_jax import Captioner
 from dualcap_jax.config import load_json
 from dualcap_jax.training.checkpoints import restore_model
-from dualcap_jax.training.step import init_model
+from dualcap_jax.training.step import model_shapes
 
 from .commands import TINY, command, environment, run
 
@@ -27,7 +27,7 @@ def rows(workdir: Path, split: str) -> list[dict]:
 
 def model_of(workdir: Path):
     config = load_json(workdir / "config.json")
-    return restore_model(workdir, jax.eval_shape(lambda: init_model(config.model, 0)), "latest")
+    return restore_model(workdir, model_shapes(config.model), "latest")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ SHAPES = ("square", "triangle", "cross", "ring")  # that differ at a few pixels 
 Layout = Literal["single", "row", "column"]
 
 # How likely scenes of 1, 2, 3, 4 groups are: the fewer, the larger the shapes, and the sooner they are learnt.
-_GROUP_WEIGHTS = (6, 3, 2, 1)
+_GROUP_WEIGHTS = (10, 4, 2, 1)
 
 
 @dataclass(frozen=True)

@@ -67,12 +67,12 @@ def _places(group: Group, cell: Box, rng: Random) -> list[tuple[float, float, fl
     x0 = (left + right - columns * pitch) / 2 + slack_x * rng.uniform(-0.5, 0.5)
     y0 = (top + bottom - rows * pitch) / 2 + slack_y * rng.uniform(-0.5, 0.5)
     slots = rng.sample([(row, column) for row in range(rows) for column in range(columns)], group.count)
-    radius = 0.44 * pitch
+    radius = 0.45 * pitch
     spare = 0.5 * pitch - radius
     return [
         (
-            x0 + (column + 0.5) * pitch + rng.uniform(-spare, spare) * 0.5,
-            y0 + (row + 0.5) * pitch + rng.uniform(-spare, spare) * 0.5,
+            x0 + (column + 0.5) * pitch + rng.uniform(-spare, spare) * 0.25,
+            y0 + (row + 0.5) * pitch + rng.uniform(-spare, spare) * 0.25,
             radius,
         )
         for row, column in slots
