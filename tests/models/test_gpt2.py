@@ -111,7 +111,7 @@ def test_remat_changes_neither_values_nor_gradients_nor_dropout(rng):
     tokens = rng.integers(0, 97, (2, 10))
 
     def loss_and_grad(remat):
-        config = GPT2Config(97, 24, 32, 2, 4, 0.3, remat)
+        config = GPT2Config(97, 24, 32, 2, 4, 0.3, remat=remat)
         graph, params = nnx.split(FlaxGPT2Model(config, rngs=nnx.Rngs(0)))
         key = jax.random.key(1)
         return jax.value_and_grad(lambda p: jnp.sum(nnx.merge(graph, p)(tokens, None, key) ** 3))(params)
