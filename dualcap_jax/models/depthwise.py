@@ -88,7 +88,9 @@ def _backward(stride: int, residuals, dy):
     products = [(tap * dy).astype(jnp.float32) for _, _, tap in _taps(padded, k, stride, height, width)]
     zeros = (jnp.float32(0),) * len(products)
     add = lambda sums, values: tuple(s + v for s, v in zip(sums, values, strict=True))  # noqa: E731
-    d_kernel = jnp.stack(lax.reduce(tuple(products), zeros, add, (0, 1, 2))).reshape(k, k, 1, -1)
+    # Along the rows first: what is left shares out over threads.
+    rows = lax.optimization_barrier(lax.reduce(tuple(products), zeros, add, (2,)))
+    d_kernel = jnp.stack([row.sum((0, 1)) for row in rows]).reshape(k, k, 1, -1)
 
     # By x: dy with zeros between (stride) and around, correlated with the flipped kernel.
     def around(size: int, output: int) -> tuple[int, int, int]:

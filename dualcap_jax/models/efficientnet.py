@@ -15,6 +15,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from dualcap_jax.models.dense import dense
 from dualcap_jax.models.depthwise import depthwise_conv
 
 Variant = Literal[
@@ -160,7 +161,7 @@ class Pointwise(nnx.Module):
 
     def __call__(self, x: Float[Array, "batch height width inputs"]):
         """[..., inputs] -> [..., outputs]."""
-        return x @ self.kernel[...][0, 0].astype(x.dtype)
+        return dense(x, self.kernel[...][0, 0].astype(x.dtype), 0)
 
 
 class SqueezeExcite(nnx.Module):

@@ -14,6 +14,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from dualcap_jax.models.dense import dense
+
 Cache = tuple[dict[str, Array], ...]
 """Per layer the keys and values, each [rows, heads, length, width // heads]."""
 
@@ -81,9 +83,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
         """x @ kernel.T + bias."""
-        contract_last = (((x.ndim - 1,), (1,)), ((), ()))
-        product = jax.lax.dot_general(x.astype(self.dtype), self.kernel[...].astype(self.dtype), contract_last)
-        return product + self.bias[...].astype(self.dtype)
+        return dense(x.astype(self.dtype), self.kernel[...].astype(self.dtype), 1) + self.bias[...].astype(self.dtype)
 
 
 class Attention(nnx.Module):

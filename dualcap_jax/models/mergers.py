@@ -14,6 +14,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from dualcap_jax.models.dense import dense
+
 State = Any
 """What a merger carries from position to position: a pytree, each leaf [rows, ...]."""
 
@@ -72,13 +74,13 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
         """x @ kernel + bias."""
-        return x.astype(self.dtype) @ self.kernel[...].astype(self.dtype) + self.bias[...].astype(self.dtype)
+        return dense(x.astype(self.dtype), self.kernel[...].astype(self.dtype), 0) + self.bias[...].astype(self.dtype)
 
     def joint(self, image: Float[Array, "batch features"], hidden: Float[Array, "batch ... width"]):
         """The layer on [image, hidden] with the image repeated, its share computed once per image."""
         of_image, of_hidden = jnp.split(self.kernel[...].astype(self.dtype), [image.shape[-1]])
-        seen = image.astype(self.dtype) @ of_image + self.bias[...].astype(self.dtype)
-        return hidden.astype(self.dtype) @ of_hidden + _like(seen, hidden)
+        seen = dense(image.astype(self.dtype), of_image, 0) + self.bias[...].astype(self.dtype)
+        return dense(hidden.astype(self.dtype), of_hidden, 0) + _like(seen, hidden)
 
 
 def _like(image: Float[Array, "batch features"], hidden: Float[Array, "batch ... width"]):

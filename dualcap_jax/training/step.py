@@ -150,7 +150,7 @@ def make_train_step(config: ModelConfig, training: TrainingConfig) -> JitWrapped
         batch = {name: batch[name] for name in ("image", "tokens", "mask")}
         model, inner = state["model"], state["optimizer"]
         key = jax.random.fold_in(jax.random.key(training.seed + 1), inner["step"])
-        scale = inner["loss_scale"]["scale"]
+        scale = inner["loss_scale"]["scale"] if config.dtype == "float16" else 1.0  # a division that XLA drops
         mask = batch["mask"]
         counts = {"tokens": jnp.sum(mask[..., 1:]), "positions": jnp.sum(mask[..., 0]) * (mask.shape[-1] - 1)}
         count = jnp.maximum(counts[denominator], 1).astype(jnp.float32)
