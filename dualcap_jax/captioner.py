@@ -53,7 +53,8 @@ def _search(model: dict[str, Any], images, *, graphdef: nnx.GraphDef, decoding: 
     batch = images.shape[0]
     return beam_search(
         network.next_logits,
-        network.init_cache(batch, decoding.max_length),
+        network.reorder_cache,
+        network.init_cache(batch, decoding.num_beams, decoding.max_length),
         network.encode(images),
         jnp.full(batch, end_id, jnp.int32),
         config=decoding,
@@ -111,7 +112,7 @@ class Captioner:
             ImageError: for the first picture that cannot be read.
         """
         data = self.config.data
-        prepared = (crop_image(_open(image), data.image_size, data.resize) for image in images)
+        prepared = (crop_image(_open(image), data.image_size, data.resize, data.interpolation) for image in images)
         return list(self.caption_prepared(prepared, replace(self.config.decoding, **decoding)))
 
     def caption_prepared(self, images: Iterable[np.ndarray], decoding: DecodingConfig) -> Iterator[Caption]:

@@ -57,9 +57,17 @@ def our_jobs(args: argparse.Namespace):
     @jax.jit
     def decode(model, features):
         network = nnx.merge(graphdef, model["params"], model["batch_stats"], copy=True)
-        rows = len(features)
-        cache, start = network.init_cache(rows, config.decoding.max_length), jnp.full(rows, end, jnp.int32)
-        return beam_search(network.next_logits, cache, features, start, config=config.decoding, end_id=end, pad_id=end)
+        search, rows = config.decoding, len(features)
+        return beam_search(
+            network.next_logits,
+            network.reorder_cache,
+            network.init_cache(rows, search.num_beams, search.max_length),
+            features,
+            jnp.full(rows, end, jnp.int32),
+            config=search,
+            end_id=end,
+            pad_id=end,
+        )
 
     def train():
         nonlocal state
@@ -119,7 +127,8 @@ def main() -> None:
     ratios = {}
     for job in args.jobs:
         seconds: dict[str, list[float]] = {"ours": [], "peer": []}
-        first, memory = {}, {}
+        first: dict[str, float] = {}
+        memory: dict[str, float] = {}
         for _ in range(args.repeats):
             for side, connection in sides.items():
                 connection.send(job)

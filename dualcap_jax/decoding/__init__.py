@@ -1,6 +1,6 @@
 """Search over any model that gives next-token logits and a cache."""
 
-from .beam_search import BeamSearchResult, NextLogits, beam_search
+from .beam_search import BeamSearchResult, NextLogits, Reorder, beam_search
 from .config import DecodingConfig
 
-__all__ = ["BeamSearchResult", "DecodingConfig", "NextLogits", "beam_search"]
+__all__ = ["BeamSearchResult", "DecodingConfig", "NextLogits", "Reorder", "beam_search"]

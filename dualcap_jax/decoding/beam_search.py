@@ -14,16 +14,20 @@ from jaxtyping import Array, Bool, Float, Int
 from .config import DecodingConfig
 
 Cache = Any
-"""Any pytree of arrays whose leading axis is the row, one row for each live hypothesis."""
+"""Any pytree: what the model remembers of the hypotheses."""
 
 Context = Any
-"""Any pytree of arrays whose leading axis is the row, the same for all hypotheses of one example."""
+"""Any pytree: what the model needs to know of each example, the same for all its hypotheses."""
 
 NextLogits = Callable[
-    [Int[Array, "rows"], Int[Array, ""], Cache, Context], tuple[Float[Array, "rows vocabulary"], Cache]
+    [Int[Array, "batch beams"], Int[Array, ""], Cache, Context], tuple[Float[Array, "batch beams vocabulary"], Cache]
 ]
-"""`(tokens, position, cache, context) -> (logits, cache)`: feed each row one token at a position, counted
+"""`(tokens, position, cache, context) -> (logits, cache)`: feed each hypothesis one token at a position, counted
 from 0 and the same for all; get the logits of the token after it, and the cache with it written."""
+
+Reorder = Callable[[Cache, Int[Array, "batch beams"]], Cache]
+"""`(cache, ancestors) -> cache`: hypothesis i of each example is from now on the one that goes on from what
+`ancestors[:, i]` was. After the first step, which is of one hypothesis each, it makes the others."""
 
 NEGLIGIBLE = -1e9
 """The score of what isn't there: far below any real hypothesis, yet finite (and transformers' number)."""
@@ -58,6 +62,7 @@ class _State(NamedTuple):
 
 def beam_search(
     next_logits: NextLogits,
+    reorder: Reorder,
     cache: Cache,
     context: Context,
     start: Int[Array, "batch"],
@@ -68,15 +73,14 @@ def beam_search(
 ) -> BeamSearchResult:
     """Find the most probable continuations of one start token for each example of a batch.
 
-    A pure function of static shapes, to be called inside `jax.jit` with config and ids static. The first step
-    runs on `batch` rows, all others on `batch * num_beams`; the loop ends when all examples are done.
+    A pure function of static shapes, to be called inside `jax.jit` with config and ids static. The first step is of
+    one hypothesis for each example, all others of `num_beams`; the loop ends when all examples are done.
 
     Args:
         next_logits: The model. Its logits may be of any float type; the search computes in float32.
-        cache: Empty cache for `batch` rows and at least `max_length - 1` positions. Its rows follow the
-            beams: all that depends on a hypothesis's own tokens belongs here.
-        context: What else the model needs of each example (an image vector), `batch` rows; repeated for the
-            beams once and never reordered, since no beam leaves its example. `None` where there is nothing.
+        reorder: How its cache follows the hypotheses.
+        cache: Empty, with room for at least `max_length - 1` positions.
+        context: What else the model needs of each example (an image vector). `None` where there is nothing.
         start: int32, the first token of each example.
         config: Settings of the search; with 1 beam this is greedy search.
         end_id: The token that ends a caption.
@@ -89,10 +93,9 @@ def beam_search(
     batch, beams = start.shape[0], config.num_beams
     state = _initial_state(start, config, pad_id)
 
-    logits, cache = next_logits(start, jnp.int32(0), cache, context)
-    logits = jnp.broadcast_to(logits[:, None], (batch, beams, logits.shape[-1]))
-    state = _advance(state, logits, config, end_id)
-    cache, context = jax.tree.map(lambda leaf: jnp.repeat(leaf, beams, axis=0), (cache, context))
+    logits, cache = next_logits(start[:, None], jnp.int32(0), cache, context)
+    state = _advance(state, jnp.broadcast_to(logits, (batch, beams, logits.shape[-1])), config, end_id)
+    cache = reorder(cache, jnp.zeros((batch, beams), jnp.int32))
 
     def is_unfinished(carry: tuple[_State, Cache]) -> Bool[Array, ""]:
         state, _ = carry
@@ -101,13 +104,9 @@ def beam_search(
 
     def step(carry: tuple[_State, Cache]) -> tuple[_State, Cache]:
         state, cache = carry
-        # [batch, beams] -> [batch * beams], the row of the cache that each hypothesis continues
-        rows = (jnp.arange(batch)[:, None] * beams + state.ancestors).reshape(-1)
-        if beams > 1:
-            cache = jax.tree.map(lambda leaf: leaf.at[rows].get(mode="promise_in_bounds"), cache)
         last = jax.lax.dynamic_index_in_dim(state.sequences, state.length - 1, axis=2, keepdims=False)
-        logits, cache = next_logits(last.reshape(-1), state.length - 1, cache, context)
-        return _advance(state, logits.reshape(batch, beams, -1), config, end_id), cache
+        logits, cache = next_logits(last, state.length - 1, reorder(cache, state.ancestors), context)
+        return _advance(state, logits, config, end_id), cache
 
     state, _ = jax.lax.while_loop(is_unfinished, step, (state, cache))
 
@@ -158,7 +157,7 @@ def _advance(
     totals = (log_probs + state.log_probs[:, :, None]).reshape(batch, beams * vocabulary)
 
     # Twice as many candidates as beams: if all the best end here, the live beams can still be filled.
-    candidate_log_probs, flat = jax.lax.top_k(totals, 2 * beams)
+    candidate_log_probs, flat = top_k(totals, 2 * beams)
     ancestors, tokens = flat // vocabulary, flat % vocabulary
     candidates = jnp.take_along_axis(state.sequences, ancestors[:, :, None], axis=1)
     candidates = jax.lax.dynamic_update_index_in_dim(candidates, tokens, state.length, axis=2)
@@ -197,6 +196,29 @@ def _advance(
         is_finished=is_finished,
         improvable=state.improvable & can_improve,
     )
+
+
+def top_k(scores: Float[Array, "batch candidates"], k: int) -> tuple[Float[Array, "batch k"], Int[Array, "batch k"]]:
+    """The k highest scores and their indices, as `jax.lax.top_k`, ties and all.
+
+    They lie in the k chunks of the highest maxima, which are found in one pass.
+    """
+    width = 128
+    batch, candidates = scores.shape
+    if candidates <= 2 * k * width:
+        return jax.lax.top_k(scores, k)
+    whole = candidates // width * width
+    maxima = jnp.concatenate(
+        [
+            scores[:, :whole].reshape(batch, -1, width).max(-1),
+            scores[:, whole:].max(-1, keepdims=True, initial=-jnp.inf),
+        ],
+        axis=1,
+    )
+    chosen = jnp.sort(jax.lax.top_k(maxima, k)[1])  # in order, so that the first of equals stays the first
+    indices = (chosen[:, :, None] * width + jnp.arange(width)).reshape(batch, -1)
+    best, places = jax.lax.top_k(jnp.take_along_axis(scores, indices, 1, mode="fill", fill_value=-jnp.inf), k)
+    return best, jnp.take_along_axis(indices, places, 1)
 
 
 def ban_repeated_ngrams(

@@ -8,7 +8,9 @@ from jaxtyping import Array, Float
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def dense(x: Float[Array, "... inputs"], kernel: Float[Array, "rows columns"], axis: int) -> Float[Array, "... outputs"]:
+def dense(
+    x: Float[Array, "... inputs"], kernel: Float[Array, "rows columns"], axis: int
+) -> Float[Array, "... outputs"]:
     """`x` times a kernel stored as [inputs, outputs] (`axis` 0) or [outputs, inputs] (`axis` 1), in their dtype."""
     return lax.dot_general(x, kernel, (((x.ndim - 1,), (axis,)), ((), ())))
 

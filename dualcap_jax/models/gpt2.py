@@ -7,6 +7,7 @@ LayerNorm with epsilon 1e-5, the logits tied to the token embedding.
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dualcap_jax.models.dense import dense
 
-Cache = tuple[dict[str, Array], ...]
-"""Per layer the keys and values, each [rows, heads, length, width // heads]."""
+Cache = dict[str, Any]
+"""`sources` int32 [batch, beams, length]: which beam wrote what each beam has at each position; `layers`: of each the
+keys `k` and values `v`, [batch, heads, length * beams, width // heads]. A beam that goes on from another takes over its
+sources; keys and values stay where they were written."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ class GPT2Config:
     """Rate for embeddings, attention weights and residual branches, in [0, 1)."""
     init_deviation: float = 0.02
     """Standard deviation of the initial kernels and embeddings, above 0; narrow models learn sooner with more."""
+    pretrained: str | None = None
+    """Published weights to start from, and their shape: a hub name (gpt2, distilgpt2) or a directory of Hugging
+    Face's. None: random ones."""
+    revision: str | None = None
+    """Branch, tag or commit of the hub's model; None: its main branch."""
     remat: bool = False
     """Recompute each block in the backward pass instead of storing its activations."""
 
@@ -106,7 +114,7 @@ class Attention(nnx.Module):
         scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
         scores = jnp.where(allowed, scores / q.shape[-1] ** 0.5, jnp.finfo(jnp.float32).min)
         weights = dropout(jax.nn.softmax(scores).astype(v.dtype), self.rate, key)
-        mixed = jnp.einsum("bhqk,bhkd->bqhd", weights, v)
+        mixed = (weights @ v).swapaxes(1, 2)  # [rows, queries, heads, width // heads]
         return self.project(mixed.reshape(*mixed.shape[:2], -1))
 
     def __call__(self, x, allowed: Bool[Array, "#rows 1 length length"], key: jax.Array | None):
@@ -114,15 +122,12 @@ class Attention(nnx.Module):
         q, k, v = self._split(x)
         return self._attend(q, k, v, allowed, key)
 
-    def step(self, x: Float[Array, "rows 1 width"], position: Int[Array, ""], cache: dict[str, Array]):
-        """Attend from one new position to itself and the cached ones before it."""
-        q, k, v = self._split(x)
-        cache = {
-            "k": jax.lax.dynamic_update_slice_in_dim(cache["k"], k, position, axis=2),
-            "v": jax.lax.dynamic_update_slice_in_dim(cache["v"], v, position, axis=2),
-        }
-        allowed = jnp.arange(cache["k"].shape[2]) <= position
-        return self._attend(q, cache["k"], cache["v"], allowed, None), cache
+    def step(self, x: Float[Array, "batch beams width"], start: Int[Array, ""], layer, allowed):
+        """Write each beam's keys and values to the cache from `start` on; attend to what is `allowed` of it."""
+        q, k, v = self._split(x)  # [batch, heads, beams, width // heads]
+        write = partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=2)
+        layer = {"k": write(layer["k"], k), "v": write(layer["v"], v)}
+        return self._attend(q, layer["k"], layer["v"], allowed, None), layer
 
 
 class Block(nnx.Module):
@@ -146,11 +151,11 @@ class Block(nnx.Module):
         x = x + dropout(self.attention(self.attention_norm(x), allowed, weights_key), self.rate, attention_key)
         return x + dropout(self._mlp(x), self.rate, mlp_key)
 
-    def step(self, x, position, cache):
-        """[rows, 1, width] at `position` -> the same, and the longer cache."""
-        attended, cache = self.attention.step(self.attention_norm(x), position, cache)
+    def step(self, x, start, layer, allowed):
+        """[batch, beams, width] -> the same, and the layer's cache with it from `start` on."""
+        attended, layer = self.attention.step(self.attention_norm(x), start, layer, allowed)
         x = x + attended
-        return x + self._mlp(x), cache
+        return x + self._mlp(x), layer
 
 
 def _residual_deviation(config: GPT2Config) -> float:
@@ -209,19 +214,26 @@ class FlaxGPT2Model(nnx.Module):
             x = run(block, x, allowed, block_key)
         return self.final_norm(x)
 
-    def init_cache(self, rows: int, length: int) -> Cache:
-        """An empty cache for `rows` sequences of up to `length` tokens."""
-        shape = (rows, self.config.heads, length, self.config.width // self.config.heads)
-        return tuple({name: jnp.zeros(shape, self.dtype) for name in "kv"} for _ in self.blocks)
+    def init_cache(self, batch: int, beams: int, length: int) -> Cache:
+        """An empty cache for sequences of up to `length` tokens; its first step may be of one beam alone."""
+        shape = (batch, self.config.heads, length * beams, self.config.width // self.config.heads)
+        layers = tuple({name: jnp.zeros(shape, self.dtype) for name in "kv"} for _ in self.blocks)
+        return {"sources": jnp.zeros((batch, 1, length), jnp.int32), "layers": layers}
 
     def step(
-        self, tokens: Int[Array, " rows"], position: Int[Array, ""], cache: Cache
-    ) -> tuple[Float[Array, "rows width"], Cache]:
-        """The hidden state of one more token per row, at `position`, and the cache with it."""
+        self, tokens: Int[Array, "batch beams"], position: Int[Array, ""], cache: Cache
+    ) -> tuple[Float[Array, "batch beams width"], Cache]:
+        """The hidden state of one more token per beam, at `position`, and the cache with it."""
         x = self.token_embedding[...][tokens] + self.position_embedding[...][position]
-        x = x.astype(self.dtype)[:, None]  # [rows, 1, width]
+        x = x.astype(self.dtype)
+        length = cache["sources"].shape[2]
+        beams = cache["layers"][0]["k"].shape[2] // length
+        sources = cache["sources"].at[:, :, position].set(jnp.arange(tokens.shape[1]))
+        allowed = sources[..., None] == jnp.arange(beams)  # [batch, beams, length, beams]
+        allowed &= (jnp.arange(length) <= position)[:, None]
+        allowed = allowed.reshape(*tokens.shape, -1)[:, None]  # [batch, 1, beams, length * beams]
         layers = []
-        for block, layer in zip(self.blocks, cache, strict=True):
-            x, layer = block.step(x, position, layer)
+        for block, layer in zip(self.blocks, cache["layers"], strict=True):
+            x, layer = block.step(x, position * beams, layer, allowed)
             layers.append(layer)
-        return self.final_norm(x)[:, 0], tuple(layers)
+        return self.final_norm(x), {"sources": sources, "layers": tuple(layers)}

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from dualcap_jax.models.dense import dense
 
 State = Any
-"""What a merger carries from position to position: a pytree, each leaf [rows, ...]."""
+"""What a merger carries from position to position: a pytree, each leaf [batch, captions, ...]."""
 
 PUBLISHED_HIDDEN = {
     "skip_mlp": (384, 256),
@@ -148,7 +148,7 @@ class Bottleneck(nnx.Module):
         self.norm = _make_norm(config, hidden, dtype, rngs)
         self.decoder = Linear(hidden, outputs, gain=config.init_gain, dtype=dtype, rngs=rngs)
 
-    def init_state(self, rows: int):
+    def init_state(self, batch: int, captions: int):
         """Nothing is remembered between positions."""
         return ()
 
@@ -170,9 +170,9 @@ class GRUUnit(nnx.Module):
         self.recurrent = Linear(hidden, 3 * hidden, gain=config.init_gain, dtype=dtype, rngs=rngs)
         self.decoder = outputs and Linear(hidden, outputs, gain=config.init_gain, dtype=dtype, rngs=rngs)
 
-    def init_state(self, rows: int):
-        """The state before the first position, float32 [rows, hidden]."""
-        return jnp.zeros((rows, self.hidden))
+    def init_state(self, batch: int, captions: int):
+        """The state before the first position, float32 [batch, captions, hidden]."""
+        return jnp.zeros((batch, captions, self.hidden))
 
     def __call__(self, encoded, state, context: "Context"):
         """From the encoder's output [batch, captions, length, 3 * hidden] on."""
@@ -185,12 +185,8 @@ class GRUUnit(nnx.Module):
             carry = (1 - z) * n + z * carry
             return carry, carry
 
-        batch, captions, length, _ = encoded.shape
-        # [batch, captions, length, gates] -> [length, batch * captions, gates]
-        gates = encoded.reshape(batch * captions, length, -1).swapaxes(0, 1)
-        state, outputs = jax.lax.scan(step, state, gates)
-        outputs = outputs.swapaxes(0, 1).reshape(batch, captions, length, -1)
-        outputs = outputs.astype(encoded.dtype)
+        state, outputs = jax.lax.scan(step, state, jnp.moveaxis(encoded, 2, 0))  # over the positions
+        outputs = jnp.moveaxis(outputs, 0, 2).astype(encoded.dtype)
         return (self.decoder(outputs) if self.decoder else outputs), state
 
 
@@ -202,7 +198,7 @@ class SkipMLP(nnx.Module):
         self.first = Bottleneck(config, features + width, first, width, dtype, rngs)
         self.second = Bottleneck(config, width, second, width, dtype, rngs)
 
-    def init_state(self, rows: int) -> State:
+    def init_state(self, batch: int, captions: int) -> State:
         """Nothing is remembered between positions."""
         return ()
 
@@ -230,9 +226,9 @@ class TwoStream(nnx.Module):
         self.text_stream = unit(config, both, text, width, dtype, rngs)
         self.last = unit(config, both, last, width, dtype, rngs)
 
-    def init_state(self, rows: int) -> State:
+    def init_state(self, batch: int, captions: int) -> State:
         """Of the three units."""
-        return tuple(unit.init_state(rows) for unit in (self.image_stream, self.text_stream, self.last))
+        return tuple(unit.init_state(batch, captions) for unit in (self.image_stream, self.text_stream, self.last))
 
     def __call__(self, image, hidden, state: State, context: "Context"):
         """See `merge`."""
@@ -252,9 +248,9 @@ class GRU(nnx.Module):
         self.first = GRUUnit(config, features + width, first, None, dtype, rngs)
         self.second = GRUUnit(config, first, second, width, dtype, rngs)
 
-    def init_state(self, rows: int) -> State:
+    def init_state(self, batch: int, captions: int) -> State:
         """Of the two layers."""
-        return self.first.init_state(rows), self.second.init_state(rows)
+        return self.first.init_state(batch, captions), self.second.init_state(batch, captions)
 
     def __call__(self, image, hidden, state: State, context: "Context"):
         """See `merge`."""
@@ -288,19 +284,18 @@ def merge(
         mask: True on real tokens (read by batch norm in training alone).
         train: use and update batch statistics.
     """
-    state = merger.init_state(hidden.shape[0] * hidden.shape[1])
+    state = merger.init_state(*hidden.shape[:2])
     return merger(image.astype(hidden.dtype), hidden, state, Context(mask, train))[0]
 
 
 def merge_step(
     merger: Merger,
-    image: Float[Array, "rows features"],
-    hidden: Float[Array, "rows width"],
+    image: Float[Array, "batch features"],
+    hidden: Float[Array, "batch captions width"],
     position: Int[Array, ""],
     state: State,
-) -> tuple[Float[Array, "rows width"], State]:
-    """Merge one more position per row, as `merge` would at that position, and the state after it."""
+) -> tuple[Float[Array, "batch captions width"], State]:
+    """Merge one more position of each caption, as `merge` would at that position, and the state after it."""
     context = Context(start=position)
-    # [rows, width] -> [rows, 1 caption, 1 position, width]
-    merged, state = merger(image.astype(hidden.dtype), hidden[:, None, None], state, context)
-    return merged[:, 0, 0], state
+    merged, state = merger(image.astype(hidden.dtype), hidden[:, :, None], state, context)
+    return merged[:, :, 0], state

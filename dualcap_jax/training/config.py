@@ -10,7 +10,7 @@ from dualcap_jax.models.dual import Part
 class TrainingConfig:
     """Optimizer, schedule, and what is saved when; the defaults train the embedded set."""
 
-    steps: int = 1500
+    steps: int = 1600
     """Optimizer steps of the run."""
     batch_size: int = 64
     """Examples per optimizer step; an example is an image with data.captions_per_image of its captions."""

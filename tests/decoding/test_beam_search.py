@@ -9,9 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dualcap_jax.decoding import BeamSearchResult, DecodingConfig, beam_search
-from dualcap_jax.decoding.beam_search import ban_repeated_ngrams
+from dualcap_jax.decoding.beam_search import ban_repeated_ngrams, top_k
 
-from .toy_model import Weights, empty_cache, make_next_logits, make_torch_model
+from .toy_model import Weights, empty_cache, make_next_logits, make_torch_model, reorder
 
 END, PAD, VOCABULARY = 2, 1, 23
 CONFIG = DecodingConfig(num_beams=4, max_length=12, no_repeat_ngram_size=2, length_penalty=0.7, num_return_sequences=3)
@@ -25,7 +25,7 @@ def torch():
 @partial(jax.jit, static_argnames=("config",))
 def search(weights: Weights, start: jax.Array, image: jax.Array, config: DecodingConfig) -> BeamSearchResult:
     cache = empty_cache(weights, len(start))
-    return beam_search(make_next_logits(weights), cache, image, start, config=config, end_id=END, pad_id=PAD)
+    return beam_search(make_next_logits(weights), reorder, cache, image, start, config=config, end_id=END, pad_id=PAD)
 
 
 def draw_inputs(seed: int, batch: int, width: int = 8) -> tuple[np.ndarray, np.ndarray]:
@@ -39,8 +39,8 @@ def total_log_probs(weights: Weights, tokens: np.ndarray, lengths: np.ndarray, i
     """Log-probability of each row of tokens up to its length, by feeding it token by token."""
     next_logits, cache, totals = make_next_logits(weights), empty_cache(weights, len(tokens)), 0.0
     for position in range(tokens.shape[1] - 1):
-        logits, cache = next_logits(tokens[:, position], position, cache, image)
-        gained = jax.nn.log_softmax(logits)[np.arange(len(tokens)), tokens[:, position + 1]]
+        logits, cache = next_logits(tokens[:, position, None], position, cache, image)
+        gained = jax.nn.log_softmax(logits[:, 0])[np.arange(len(tokens)), tokens[:, position + 1]]
         totals += np.where(position + 1 < lengths, gained, 0.0)
     return totals
 
@@ -151,10 +151,11 @@ def count_steps(config: DecodingConfig, logits: np.ndarray) -> int:
     def next_logits(tokens, position, cache, context):
         jax.debug.callback(lambda p: steps.append(int(p)), position)
         row = jnp.asarray(logits)[jnp.minimum(position, len(logits) - 1)]
-        return jnp.broadcast_to(row, (len(tokens), VOCABULARY)), cache
+        return jnp.broadcast_to(row, (*tokens.shape, VOCABULARY)), cache
 
-    start = jnp.zeros(2, jnp.int32)
-    jax.block_until_ready(beam_search(next_logits, (), None, start, config=config, end_id=END, pad_id=PAD).tokens)
+    start, nothing = jnp.zeros(2, jnp.int32), lambda cache, ancestors: cache
+    found = beam_search(next_logits, nothing, (), None, start, config=config, end_id=END, pad_id=PAD)
+    jax.block_until_ready(found.tokens)
     jax.effects_barrier()
     assert steps == list(range(len(steps)))
     return len(steps)
@@ -207,3 +208,20 @@ def test_no_ngram_occurs_twice(data: st.DataObject, size: int, length: int):
 def test_an_impossible_setting_names_itself(field: str, value: object, accepted: str):
     with pytest.raises(ValueError, match=rf"decoding\.{field}={value!r}.*{accepted}"):
         DecodingConfig(**{field: value})
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    batch=st.integers(1, 3),
+    candidates=st.sampled_from([1, 100, 2560, 2561, 5000, 20001]),
+    k=st.sampled_from([1, 2, 10]),
+    values=st.sampled_from([1, 2, 50, 10**6]),
+    seed=st.integers(0, 100),
+)
+def test_the_highest_scores_are_those_of_lax_with_ties_in_the_same_order(batch, candidates, k, values, seed):
+    rng = np.random.default_rng(seed)
+    scores = -rng.integers(0, values, (batch, candidates)).astype(np.float32)
+    scores[rng.random(scores.shape) < 0.2] = -np.inf
+    k = min(k, candidates)
+    for ours, theirs in zip(top_k(jnp.asarray(scores), k), jax.lax.top_k(scores, k), strict=True):
+        np.testing.assert_array_equal(ours, theirs)

@@ -43,20 +43,25 @@ class Weights:
 jax.tree_util.register_dataclass(Weights)
 
 
-def empty_cache(weights: Weights, rows: int) -> jax.Array:
-    """What the model remembers: the embedded tokens so far, f32[rows, length, width]."""
-    return jnp.zeros((rows, *weights.position.shape))
+def empty_cache(weights: Weights, batch: int) -> jax.Array:
+    """What the model remembers: the embedded tokens so far, f32[batch, beams, length, width]."""
+    return jnp.zeros((batch, 1, *weights.position.shape))
+
+
+def reorder(cache: jax.Array, ancestors: jax.Array) -> jax.Array:
+    """The model's `Reorder`."""
+    return jnp.take_along_axis(cache, ancestors[:, :, None, None], axis=1)
 
 
 def make_next_logits(weights: Weights):
-    """The model as `NextLogits`; its context is the picture, f32[rows, width]."""
+    """The model as `NextLogits`; its context is the picture, f32[batch, width]."""
 
     def next_logits(tokens, position, cache, image):
         embedded = jnp.asarray(weights.embedding)[tokens] * jnp.asarray(weights.position)[position]
-        cache = cache.at[:, position].set(embedded)
-        attention = jnp.einsum("rd,de,rle->rl", embedded, weights.query, cache)
-        attention = jnp.where(jnp.arange(cache.shape[1]) <= position, attention, -jnp.inf)
-        hidden = jnp.einsum("rl,rld->rd", jax.nn.softmax(attention), cache) + image
+        cache = cache.at[:, :, position].set(embedded)
+        attention = jnp.einsum("brd,de,brle->brl", embedded, weights.query, cache)
+        attention = jnp.where(jnp.arange(cache.shape[2]) <= position, attention, -jnp.inf)
+        hidden = jnp.einsum("brl,brld->brd", jax.nn.softmax(attention), cache) + image[:, None]
         return jnp.tanh(hidden) @ weights.head + weights.bias, cache
 
     return next_logits

@@ -97,14 +97,20 @@ def test_bfloat16_stays_near(rng):
 
 
 def test_steps_with_a_cache_give_what_the_whole_sequence_gives(rng):
+    """Beams go on from one another, the first token from one alone; each ends with its own sequence's hidden state."""
     model = FlaxGPT2Model(SMALL, rngs=nnx.Rngs(0))
-    tokens = rng.integers(0, 97, (4, 12))
-    cache, step = model.init_cache(4, 16), jax.jit(lambda *args: model.step(*args))
-    hidden = []
-    for position in range(12):
-        state, cache = step(tokens[:, position], jnp.int32(position), cache)
-        hidden.append(state)
-    np.testing.assert_allclose(np.stack(hidden, 1), model(tokens), rtol=1e-5, atol=1e-6)
+    batch, beams, length = 2, 3, 12
+    step = jax.jit(lambda *args: model.step(*args))
+    cache = model.init_cache(batch, beams, 16)
+    sequences = rng.integers(0, 97, (batch, 1, 1))
+    for position in range(length):
+        hidden, cache = step(sequences[:, :, position], jnp.int32(position), cache)
+        whole = model(sequences.reshape(-1, position + 1))[:, -1]
+        np.testing.assert_allclose(hidden.reshape(whole.shape), whole, rtol=1e-5, atol=2e-6)
+        ancestors = rng.integers(0, sequences.shape[1], (batch, beams))[:, :, None]
+        cache = cache | {"sources": np.take_along_axis(cache["sources"], ancestors, 1)}
+        new = rng.integers(0, 97, (batch, beams, 1))
+        sequences = np.concatenate([np.take_along_axis(sequences, ancestors, 1), new], 2)
 
 
 def test_remat_changes_neither_values_nor_gradients_nor_dropout(rng):

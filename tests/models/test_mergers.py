@@ -71,11 +71,10 @@ def test_one_position_at_a_time_gives_what_the_whole_caption_gives(kind, norm, i
     merger = build(kind, norm)
     merge(merger, image, hidden, mask, True)  # statistics that are not the initial ones
     whole = merge(merger, image, hidden, mask)
-    rows = hidden.reshape(BATCH * CAPTIONS, LENGTH, WIDTH)
-    state = merger.init_state(len(rows))
+    state = merger.init_state(BATCH, CAPTIONS)
     for position in range(LENGTH):
-        merged, state = merge_step(merger, np.repeat(image, CAPTIONS, 0), rows[:, position], jnp.int32(position), state)
-        np.testing.assert_allclose(merged, whole.reshape(len(rows), LENGTH, WIDTH)[:, position], atol=1e-5)
+        merged, state = merge_step(merger, image, hidden[:, :, position], jnp.int32(position), state)
+        np.testing.assert_allclose(merged, whole[:, :, position], atol=1e-5)
 
 
 @pytest.mark.parametrize(("kind", "norm"), VARIANTS)
@@ -127,11 +126,11 @@ def test_gru_layers_are_those_of_torch(layer, rng):
             getattr(twin, f"weight_{name}_l0").copy_(torch.tensor(np.asarray(linear.kernel[...]).T))
             getattr(twin, f"bias_{name}_l0").copy_(torch.tensor(np.asarray(linear.bias[...])))
     x = rng.standard_normal((4, LENGTH, inputs)).astype(np.float32)
-    state = unit.init_state(4)
+    state = unit.init_state(4, 1)
     ours = []
     for position in range(LENGTH):
         _, state = unit(unit.encoder(x[:, None, position : position + 1]), state, None)
-        ours.append(state)
+        ours.append(state[:, 0])
     np.testing.assert_allclose(np.stack(ours, 1), twin(torch.from_numpy(x))[0].detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
