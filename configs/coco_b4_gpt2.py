@@ -18,17 +18,24 @@ def get_config() -> ExperimentConfig:
     return ExperimentConfig(
         model=ModelConfig(
             # 1000 class logits as the image vector; dropout 0.4 and drop-connect 0.2 come with B4.
-            encoder=EfficientNetConfig(variant="b4", num_classes=1000, dropout=None, drop_connect=0.2, remat=True),
-            language=GPT2Config(remat=True),  # GPT-2 small
+            encoder=EfficientNetConfig(
+                variant="b4",
+                pretrained="timm/tf_efficientnet_b4.ap_in1k",  # AdvProp
+                num_classes=1000,
+                dropout=None,
+                drop_connect=0.2,
+                remat=True,
+            ),
+            language=GPT2Config(pretrained="gpt2", remat=True),  # GPT-2 small
             merger=MergerConfig(kind="skip_mlp"),  # 384 and 256, the published widths
         ),
         data=DataConfig(
             root="data/coco2017",
             image_size=380,  # B4's own
-            resize=380,  # the shorter side; then the centre crop
+            resize=380,  # the shorter side; then the centre crop, of all that is left
+            interpolation="bilinear",
             max_length=36,  # cuts about 0.1% of the captions
             captions_per_image=1,  # shuffled (image, caption) pairs
-            tokenizer="gpt2",
         ),
         training=TrainingConfig(
             steps=147_938,  # 2 epochs of 591,753 captions; a third overfits

@@ -13,6 +13,7 @@ import tyro
 
 from dualcap_jax import cli
 from dualcap_jax.captioner import Caption, Captioner
+from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.images import ImageError, prepare_image
 from dualcap_jax.decoding.config import DecodingConfig
 from dualcap_jax.training.checkpoints import Which
@@ -39,8 +40,8 @@ class Arguments:
 class Pictures:
     """The pictures that were asked for; what cannot be read is told and passed over."""
 
-    def __init__(self, names: Sequence[str], size: int, resize: int | None):
-        self._names, self._size, self._resize = names, size, resize
+    def __init__(self, names: Sequence[str], data: DataConfig):
+        self._names, self._data = names, data
         self.failed = 0
         self.read: deque[Path] = deque()
         """Paths of the pictures read and not yet captioned."""
@@ -60,9 +61,10 @@ class Pictures:
         self.failed += 1
 
     def __iter__(self) -> Iterator[np.ndarray]:
+        data = self._data
         for path in self._paths():
             try:
-                image = prepare_image(path.read_bytes(), self._size, self._resize)
+                image = prepare_image(path.read_bytes(), data.image_size, data.resize, data.interpolation)
             except OSError as error:
                 self._fail(path, error.strerror or error)
             except ImageError as error:
@@ -90,7 +92,7 @@ def main(args: Sequence[str]) -> int:
     arguments = cli.parse(Arguments, args, "caption", description, default)
 
     data = captioner.config.data
-    pictures = Pictures(arguments.pictures, data.image_size, data.resize)
+    pictures = Pictures(arguments.pictures, data)
     for caption in captioner.caption_prepared(pictures, arguments.decoding):
         print(render(pictures.read.popleft(), caption, arguments.format), flush=True)
     return 1 if pictures.failed else 0

@@ -29,6 +29,7 @@ from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer, train_tokeni
 from dualcap_jax.evaluate import evaluate
 from dualcap_jax.evaluation.report import curves_figure, summary
 from dualcap_jax.models.dual import ModelConfig
+from dualcap_jax.pretrained.load import language_as_published, preprocessing
 from dualcap_jax.training.logs import read_metrics
 from dualcap_jax.training.loop import train
 from dualcap_jax.training.step import model_shapes
@@ -81,7 +82,7 @@ def parse(args: Sequence[str]) -> tuple[ExperimentConfig, Path, bool]:
     name = Path(arguments.config).stem if arguments.config else "scenes"
     workdir = Path(arguments.workdir or f"runs/{datetime.now():%Y%m%d-%H%M%S}-{name}")
     if saved is not None:
-        config = _with_vocabulary(config, saved.model.language.vocab_size)
+        config = _as_resolved(config, saved)
         changed = {
             name: values for name, values in differences(saved, config).items() if not name.startswith(RESUMABLE)
         }
@@ -96,6 +97,42 @@ def parse(args: Sequence[str]) -> tuple[ExperimentConfig, Path, bool]:
 def _with_vocabulary(config: ExperimentConfig, size: int) -> ExperimentConfig:
     language = replace(config.model.language, vocab_size=size)
     return replace(config, model=replace(config.model, language=language))
+
+
+def as_published(config: ExperimentConfig) -> ExperimentConfig:
+    """The experiment with what belongs to its pretrained weights filled in where it is left open.
+
+    Raises:
+        PretrainedError: when they cannot be had.
+    """
+    encoder, language, data = config.model.encoder, config.model.language, config.data
+    if encoder.pretrained is not None:
+        belongs = preprocessing(encoder)
+        encoder = replace(encoder, normalization=encoder.normalization or belongs.normalization)
+        data = replace(
+            data,
+            resize=data.resize or math.floor(data.image_size / belongs.crop_fraction),
+            interpolation=data.interpolation or belongs.interpolation,
+        )
+    if language.pretrained is not None:
+        language = language_as_published(language)
+        data = replace(data, tokenizer=data.tokenizer or str(language.pretrained))
+    return replace(config, model=replace(config.model, encoder=encoder, language=language), data=data)
+
+
+def _as_resolved(config: ExperimentConfig, saved: ExperimentConfig) -> ExperimentConfig:
+    """What `as_published` and the tokenizer filled in when the run began."""
+    encoder, language, data = config.model.encoder, config.model.language, config.data
+    if encoder.pretrained is not None:
+        encoder = replace(encoder, normalization=encoder.normalization or saved.model.encoder.normalization)
+        resize, interpolation = data.resize or saved.data.resize, data.interpolation or saved.data.interpolation
+        data = replace(data, resize=resize, interpolation=interpolation)
+    old = saved.model.language
+    if language.pretrained is not None and language.pretrained == old.pretrained:
+        shape = {name: getattr(old, name) for name in ("max_positions", "width", "layers", "heads")}
+        language, data = replace(language, **shape), replace(data, tokenizer=data.tokenizer or saved.data.tokenizer)
+    model = replace(config.model, encoder=encoder, language=language)
+    return _with_vocabulary(replace(config, model=model, data=data), old.vocab_size)
 
 
 def make_tokenizer(config: ExperimentConfig, source: Source) -> CaptionTokenizer:
@@ -119,7 +156,14 @@ def main(args: Sequence[str]) -> int:
     if resumed:
         tokenizer = load_tokenizer(workdir / "tokenizer")
     else:
+        config = as_published(config)
         tokenizer = make_tokenizer(config, train_source)
+        language = config.model.language
+        if language.pretrained is not None and tokenizer.vocab_size != language.vocab_size:
+            raise ConfigError(
+                f"data.tokenizer={config.data.tokenizer}: {tokenizer.vocab_size} tokens, but model.language.pretrained="
+                f"{language.pretrained} embeds {language.vocab_size}; they must be of one vocabulary"
+            )
         config = _with_vocabulary(config, tokenizer.vocab_size)
         workdir.mkdir(parents=True, exist_ok=True)
         tokenizer.save(workdir / "tokenizer")

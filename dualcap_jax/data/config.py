@@ -48,15 +48,18 @@ class DataConfig:
     image_size: int = 64
     """Side in pixels of the square picture that the encoder reads."""
     resize: int | None = None
-    """Length in pixels that the shorter side is resized to before the centre crop; None: image_size."""
+    """Length in pixels that the shorter side is resized to before the centre crop; None: what belongs to the
+    encoder's pretrained weights, without them image_size."""
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    """How it is resized; None: what belongs to the encoder's pretrained weights, without them bilinear."""
     max_length: int = 30
     """Tokens of a caption at most, both framing tokens included (the original's: 36); what is longer loses its end."""
     captions_per_image: int = 1
     """1: an example is one (image, caption) pair. C > 1: an example is an image with C of its captions, drawn
     anew each epoch (all of them where it has fewer), and is encoded once for all of them."""
     tokenizer: str = ""
-    """GPT-2 vocabulary: a Hugging Face hub name or a local directory. Empty: one trained on the set's
-    captions."""
+    """GPT-2 vocabulary: a Hugging Face hub name or a local directory. Empty: that of the language model's pretrained
+    weights; without them one trained on the set's captions."""
     vocab_size: int = 512
     """Tokens of the vocabulary that is trained when `tokenizer` is empty."""
     on_error: Literal["raise", "skip"] = "raise"
@@ -75,6 +78,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Check each field."""
         require(self.image_size >= 1, "data.image_size", self.image_size, "must be at least 1")
+        kinds = (None, "bilinear", "bicubic")
+        require(self.interpolation in kinds, "data.interpolation", self.interpolation, "must be bilinear or bicubic")
         if self.resize is not None:
             message = f"crop larger than the picture: must be at least data.image_size={self.image_size}"
             require(self.resize >= self.image_size, "data.resize", self.resize, message)

@@ -1,10 +1,11 @@
 """From the bytes of a picture file to the square uint8 array that the encoder reads.
 
-One convention for training, evaluation and captioning: the shorter side resized (PIL, bilinear, antialiased)
+One convention for training, evaluation and captioning: the shorter side resized (PIL, antialiased, bilinear by default)
 and a centre crop, as torchvision's `Resize(int)` and `CenterCrop` do it with a PIL image.
 """
 
 import io
+from typing import Literal
 
 import numpy as np
 import simplejpeg
@@ -14,6 +15,10 @@ from PIL import Image, ImageOps
 # An image of more pixels than this (PIL's own limit) is taken for a decompression bomb.
 MAX_PIXELS = 89_478_485
 _ORIENTATION = 0x0112  # EXIF tag
+
+
+Interpolation = Literal["bilinear", "bicubic"]
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 class ImageError(ValueError):
@@ -55,13 +60,16 @@ def decode_image(data: bytes) -> Image.Image:
         raise ImageError(f"broken picture ({error})") from error
 
 
-def prepare_image(data: bytes, size: int, resize: int | None = None) -> UInt8[np.ndarray, "size size 3"]:
+def prepare_image(
+    data: bytes, size: int, resize: int | None = None, interpolation: Interpolation | None = None
+) -> UInt8[np.ndarray, "size size 3"]:
     """Decode a picture, resize its shorter side and cut out the centre.
 
     Args:
         data: the encoded picture.
         size: side of the square to return, in pixels.
         resize: length of the shorter side before the crop, in pixels, at least `size`; None: `size`.
+        interpolation: None: bilinear.
 
     Returns:
         RGB values 0..255.
@@ -69,10 +77,12 @@ def prepare_image(data: bytes, size: int, resize: int | None = None) -> UInt8[np
     Raises:
         ImageError: as `decode_image`.
     """
-    return crop_image(decode_image(data), size, resize)
+    return crop_image(decode_image(data), size, resize, interpolation)
 
 
-def crop_image(image: Image.Image, size: int, resize: int | None = None) -> UInt8[np.ndarray, "size size 3"]:
+def crop_image(
+    image: Image.Image, size: int, resize: int | None = None, interpolation: Interpolation | None = None
+) -> UInt8[np.ndarray, "size size 3"]:
     """Resize the shorter side of an RGB picture and cut out the centre; arguments as `prepare_image`."""
     width, height = image.size
     shorter, longer = (resize or size), int((resize or size) * max(width, height) / min(width, height))
@@ -85,7 +95,7 @@ def crop_image(image: Image.Image, size: int, resize: int | None = None) -> UInt
     box = (left * scale_x, top * scale_y, right, bottom)
     if (width, height) == (new_width, new_height) == (size, size):
         return np.asarray(image)
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    return np.asarray(image.resize((size, size), _FILTERS[interpolation or "bilinear"], box=box))
 
 
 def _decode_jpeg(data: bytes) -> Image.Image | None:

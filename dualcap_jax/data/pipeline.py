@@ -143,7 +143,7 @@ def _make_example(
     """One image with the chosen captions, in `width` places."""
     record = source[record_index]
     try:
-        image = prepare_image(record.read_image(), config.image_size, config.resize)
+        image = prepare_image(record.read_image(), config.image_size, config.resize, config.interpolation)
     except ImageError as error:
         return UnreadableImage(record.image_id, f"image '{record.filename}': {error}")
     except OSError as error:

@@ -11,6 +11,7 @@ from types import FrameType
 import grain
 
 from dualcap_jax.models.dual import ModelConfig
+from dualcap_jax.pretrained.load import load_pretrained
 from dualcap_jax.training.checkpoints import Checkpoints
 from dualcap_jax.training.config import TrainingConfig
 from dualcap_jax.training.logs import MetricsLog, Progress
@@ -79,6 +80,7 @@ def train(
 
     Raises:
         TrainingStopped: after SIGTERM or SIGINT, when all is saved.
+        PretrainedError: when a fresh run's published weights cannot be had, read or fitted.
         LossNotFinite: when a step's loss or gradients are not finite.
     """
     checkpoints = Checkpoints(workdir)
@@ -86,6 +88,9 @@ def train(
     start = checkpoints.latest_step or 0
     if start:
         state = checkpoints.restore(state, batches)
+    else:
+        state["model"], notes = load_pretrained(config, state["model"])
+        print("".join(f"{note}\n" for note in notes), end="", flush=True)
     train_step, eval_step = make_train_step(config, training), make_eval_step(config)
     schedule = learning_rate(training)
     best, log = checkpoints.best_loss(), MetricsLog(workdir, start)

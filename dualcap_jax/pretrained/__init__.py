@@ -1,0 +1,1 @@
+"""Published weights, tensor by tensor, into our parameters and back."""

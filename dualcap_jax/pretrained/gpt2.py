@@ -1,0 +1,85 @@
+"""GPT-2's names in Hugging Face's checkpoints."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from dualcap_jax.models.gpt2 import GPT2Config
+from dualcap_jax.pretrained.tables import Entry, Path, PretrainedError, Tensors
+
+# What transformers' GPT2Config may say beside the shape: ours is GPT-2 as published.
+_REQUIRED = {
+    "model_type": "gpt2",
+    "activation_function": "gelu_new",
+    "layer_norm_epsilon": 1e-5,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "tie_word_embeddings": True,
+    "add_cross_attention": False,
+}
+
+
+def shaped(config: GPT2Config, published: Mapping[str, Any], source: str) -> GPT2Config:
+    """The configuration with the shape that a checkpoint's config.json gives.
+
+    Raises:
+        PretrainedError: when it is of another kind of network.
+    """
+    for name, required in _REQUIRED.items():
+        if (value := published.get(name, required)) != required:
+            raise PretrainedError(
+                f"{source}: config.json has {name}={value!r}; only {required!r} is GPT-2 as known here"
+            )
+    try:
+        width = published["n_embd"]
+        shape = {
+            "vocab_size": published["vocab_size"],
+            "max_positions": published.get("n_positions", 1024),
+            "width": width,
+            "layers": published["n_layer"],
+            "heads": published["n_head"],
+        }
+    except KeyError as error:
+        raise PretrainedError(f"{source}: config.json lacks {error}, which GPT-2's has") from None
+    if published.get("n_inner") not in (None, 4 * width):
+        raise PretrainedError(
+            f"{source}: config.json has n_inner={published['n_inner']}; only {4 * width} is known here"
+        )
+    return replace(config, **shape)
+
+
+def find_prefix(tensors: Tensors, source: str) -> str:
+    """What stands before each name: "transformer." in a checkpoint with its output layer, else nothing.
+
+    Raises:
+        PretrainedError: when the tensors are not GPT-2's.
+    """
+    for prefix in ("", "transformer."):
+        if f"{prefix}wte.weight" in tensors:
+            return prefix
+    raise PretrainedError(f"{source}: no GPT-2 in Hugging Face's names (wte.weight is not among the tensors)")
+
+
+def table(config: GPT2Config, prefix: str = "") -> Iterator[Entry]:
+    """Line by line, what each array of the language model is called; paths begin with "params"."""
+
+    def both(name: str, path: Path, kernel: str, kind: str) -> Iterator[Entry]:
+        yield Entry(f"{prefix}{name}.weight", ("params", *path, kernel), kind)
+        yield Entry(f"{prefix}{name}.bias", ("params", *path, "bias"), "same")
+
+    yield Entry(f"{prefix}wte.weight", ("params", "token_embedding"), "same")
+    yield Entry(f"{prefix}wpe.weight", ("params", "position_embedding"), "same")
+    for index in range(config.layers):
+        path, name = ("blocks", str(index)), f"h.{index}"
+        yield from both(f"{name}.ln_1", (*path, "attention_norm"), "scale", "same")
+        yield from both(f"{name}.attn.c_attn", (*path, "attention", "qkv"), "kernel", "transposed")
+        yield from both(f"{name}.attn.c_proj", (*path, "attention", "project"), "kernel", "transposed")
+        yield from both(f"{name}.ln_2", (*path, "mlp_norm"), "scale", "same")
+        yield from both(f"{name}.mlp.c_fc", (*path, "mlp_expand"), "kernel", "transposed")
+        yield from both(f"{name}.mlp.c_proj", (*path, "mlp_project"), "kernel", "transposed")
+    yield from both("ln_f", ("final_norm",), "scale", "same")
+
+
+def is_extra(name: str) -> bool:
+    """Whether a tensor is known to hold no weight of its own: attention's mask, and the tied output layer."""
+    return name.endswith((".attn.bias", ".attn.masked_bias")) or name == "lm_head.weight"
