@@ -13,12 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from PIL import Image
+from safetensors.numpy import save_file
 
-from dualcap_jax.config import ConfigError, ExperimentConfig, load_json
+from dualcap_jax.config import ConfigError, ExperimentConfig, load_json, save_json
 from dualcap_jax.data.images import crop_image, decode_image, upright_rgb
 from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer
 from dualcap_jax.decoding.beam_search import beam_search
 from dualcap_jax.decoding.config import DecodingConfig
+from dualcap_jax.pretrained.files import locate, read_tensors
+from dualcap_jax.pretrained.tables import PretrainedError, export, own_table, port
 from dualcap_jax.training.checkpoints import Which, restore_model
 from dualcap_jax.training.step import graph, model_shapes
 
@@ -82,7 +85,7 @@ class Captioner:
         """The captioner of a run directory.
 
         Args:
-            workdir: what `python -m dualcap_jax.train` wrote.
+            workdir: what `python -m dualcap_jax.train` wrote, or `save_pretrained`.
             checkpoint: "best" by validation loss, or "latest".
 
         Raises:
@@ -90,12 +93,71 @@ class Captioner:
             CheckpointError: when it has no checkpoint yet.
         """
         workdir = Path(workdir)
+        if (workdir / "model.safetensors").is_file():
+            return cls.from_pretrained(workdir)
         if not (workdir / "config.json").is_file():
             raise ConfigError(f"{workdir}: not a run directory (no config.json in it)")
         config = load_json(workdir / "config.json")
         shapes = model_shapes(config.model)
         model, step = restore_model(workdir, shapes, checkpoint)
         return cls(config, model, load_tokenizer(workdir / "tokenizer"), step)
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike, revision: str | None = None) -> "Captioner":
+        """The captioner that `save_pretrained` wrote.
+
+        Args:
+            source: a directory, or the name of a model on the Hugging Face hub.
+            revision: of the hub's model: a branch, tag or commit.
+
+        Raises:
+            ConfigError: when the directory's config.json is not a captioner's.
+            DataError: when its tokenizer is not whole.
+            PretrainedError: when it cannot be had, or the weights do not fit the config.
+        """
+        directory = locate(str(source), revision)
+        config = load_json(directory / "config.json") if (directory / "config.json").is_file() else None
+        if config is None:
+            raise PretrainedError(f"{source}: no captioner (no config.json in it)")
+        tensors, shapes = dict(read_tensors(directory / "model.safetensors")), model_shapes(config.model)
+        step = tensors.pop("step", np.array(0))
+        model = port(own_table(shapes), tensors, shapes, str(source))
+        return cls(config, jax.tree.map(jnp.asarray, model), load_tokenizer(directory), int(step))
+
+    def save_pretrained(self, directory: str | os.PathLike) -> None:
+        """Write config.json, model.safetensors, the tokenizer's files and a model card, for `from_pretrained`.
+
+        Needs no training data and no checkpoint to be read; what the directory held under these names is replaced.
+        """
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        tensors = export(own_table(self.model), self.model) | {"step": np.array(self.step)}
+        partial_file = directory / "model.safetensors.partial"
+        save_file(tensors, partial_file)
+        partial_file.replace(directory / "model.safetensors")
+        self.tokenizer.save(directory)
+        save_json(self.config, directory / "config.json")
+        (directory / "README.md").write_text(self._model_card())
+
+    def _model_card(self) -> str:
+        config = self.config
+        encoder, language = config.model.encoder, config.model.language
+        return f"""---
+library_name: dualcap_jax
+pipeline_tag: image-to-text
+---
+# An image captioner
+
+EfficientNet ({encoder.variant}, {config.data.image_size} px, started from {encoder.pretrained or "random weights"})
+and GPT-2 ({language.layers} layers of {language.width}, started from {language.pretrained or "random weights"}), joined
+by a {config.model.merger.kind} merger; trained for {self.step} steps on {config.data.root or "drawn scenes"}.
+
+```python
+from dualcap_jax.captioner import Captioner
+
+print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
+```
+"""
 
     def __call__(
         self,

@@ -13,7 +13,14 @@ from safetensors.numpy import load_file
 from dualcap_jax.pretrained.tables import PretrainedError, Tensors
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".torch", ".ckpt")
-_SAFE = ["config.json", "*.safetensors", "*.safetensors.index.json"]
+_SAFE = [
+    "config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer_config.json",
+]
 _TORCH = ["*.bin", "*.bin.index.json"]
 
 

@@ -13,7 +13,7 @@ from dualcap_jax.models.efficientnet import NORMALIZATIONS, VARIANTS, EfficientN
 from dualcap_jax.models.gpt2 import GPT2Config
 from dualcap_jax.pretrained import efficientnet, gpt2
 from dualcap_jax.pretrained.files import locate, read_config, read_tensors
-from dualcap_jax.pretrained.tables import Entry, PretrainedError, Tensors, port
+from dualcap_jax.pretrained.tables import Entry, PretrainedError, Tensors, own_table, port
 
 Tree = Mapping[str, Any]
 
@@ -88,6 +88,9 @@ def load_encoder(config: EfficientNetConfig, tree: Tree, tensors: Tensors, sourc
     Raises:
         PretrainedError: when the tensors do not fit.
     """
+    if "params.encoder.stem" in tensors:  # what scripts/port_weights.py wrote
+        table = own_table(tree, ("encoder",))
+        return port(table, tensors, tree, source), f"encoder: {len(table)} tensors from {source}"
     naming, prefix = efficientnet.find_naming(tensors, source)
     if naming == "tensorflow":
         tensors = efficientnet.averaged(tensors)
@@ -118,7 +121,10 @@ def load_language(config: GPT2Config, tree: Tree, tensors: Tensors, source: str)
     Raises:
         PretrainedError: when the tensors do not fit.
     """
-    table = list(gpt2.table(config, gpt2.find_prefix(tensors, source)))
+    if "params.language.token_embedding" in tensors:  # what scripts/port_weights.py wrote
+        table = own_table(tree, ("language",))
+    else:
+        table = list(gpt2.table(config, gpt2.find_prefix(tensors, source)))
     return port(table, tensors, tree, source, extras=gpt2.is_extra), f"language: {len(table)} tensors from {source}"
 
 

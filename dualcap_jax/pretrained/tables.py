@@ -62,6 +62,11 @@ def _listed(names: Iterable[str], limit: int = 8) -> str:
     return ", ".join(names[:limit]) + more
 
 
+def own_table(tree: Mapping[str, Any], prefix: Path = ()) -> list[Entry]:
+    """Our own names: the path of each array with dots, `prefix` (none of `tree`'s) after its first word."""
+    return [Entry(".".join((path[0], *prefix, *path[1:])), path, "same") for path, _ in flatten(tree)]
+
+
 def port(
     table: Iterable[Entry],
     tensors: Tensors,
