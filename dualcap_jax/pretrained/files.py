@@ -36,7 +36,7 @@ def locate(source: str, revision: str | None = None) -> Path:
         PretrainedError: when it is nowhere, or cannot be downloaded.
     """
     path = Path(source).expanduser()
-    if path.exists():
+    if path.exists() or _is_tensorflow(path):
         return path
     if (installed := _in_package(source)) is not None:
         return installed
@@ -104,6 +104,8 @@ def read_tensors(path: Path) -> Tensors:
             f"{path}: holds no model.safetensors, no pytorch_model.bin (or an index.json of theirs) and no TensorFlow "
             "checkpoint"
         )
+    if _is_tensorflow(path):
+        return _read_tensorflow(path)
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
@@ -111,9 +113,11 @@ def read_tensors(path: Path) -> Tensors:
             raise PretrainedError(f"{path}: broken or incomplete ({error})") from None
     if path.suffix in _TORCH_SUFFIXES:
         return _read_torch(path)
-    if path.with_name(path.name + ".index").is_file():
-        return _read_tensorflow(path)
     raise PretrainedError(f"{path}: not one of .safetensors, {', '.join(_TORCH_SUFFIXES)} or a TensorFlow checkpoint")
+
+
+def _is_tensorflow(prefix: Path) -> bool:
+    return prefix.with_name(prefix.name + ".index").is_file()
 
 
 def _in_directory(directory: Path) -> Sequence[Path]:
