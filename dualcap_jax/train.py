@@ -29,6 +29,7 @@ from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer, train_tokeni
 from dualcap_jax.evaluate import evaluate
 from dualcap_jax.evaluation.report import curves_figure, summary
 from dualcap_jax.models.dual import ModelConfig
+from dualcap_jax.pretrained.files import locate
 from dualcap_jax.pretrained.load import language_as_published, preprocessing
 from dualcap_jax.training.logs import read_metrics
 from dualcap_jax.training.loop import train
@@ -116,7 +117,6 @@ def as_published(config: ExperimentConfig) -> ExperimentConfig:
         )
     if language.pretrained is not None:
         language = language_as_published(language)
-        data = replace(data, tokenizer=data.tokenizer or str(language.pretrained))
     return replace(config, model=replace(config.model, encoder=encoder, language=language), data=data)
 
 
@@ -130,13 +130,28 @@ def _as_resolved(config: ExperimentConfig, saved: ExperimentConfig) -> Experimen
     old = saved.model.language
     if language.pretrained is not None and language.pretrained == old.pretrained:
         shape = {name: getattr(old, name) for name in ("max_positions", "width", "layers", "heads")}
-        language, data = replace(language, **shape), replace(data, tokenizer=data.tokenizer or saved.data.tokenizer)
+        language = replace(language, **shape)
     model = replace(config.model, encoder=encoder, language=language)
     return _with_vocabulary(replace(config, model=model, data=data), old.vocab_size)
 
 
 def make_tokenizer(config: ExperimentConfig, source: Source) -> CaptionTokenizer:
-    """The tokenizer that the experiment names, or one trained on the source's captions."""
+    """The tokenizer that the experiment names, or its language model's, or one trained on the source's captions.
+
+    Raises:
+        ConfigError: when it is of another vocabulary than the pretrained language model.
+    """
+    language = config.model.language
+    if language.pretrained is not None:
+        path = locate(language.pretrained, language.revision)
+        tokenizer = load_tokenizer(config.data.tokenizer or (path if path.is_dir() else path.parent))
+        if tokenizer.vocab_size != language.vocab_size:
+            raise ConfigError(
+                f"data.tokenizer={config.data.tokenizer!r}: {tokenizer.vocab_size} tokens, but "
+                f"model.language.pretrained={language.pretrained} embeds {language.vocab_size}; "
+                "they must be of one vocabulary"
+            )
+        return tokenizer
     if config.data.tokenizer:
         return load_tokenizer(config.data.tokenizer)
     return train_tokenizer(iterate_captions(source), config.data.vocab_size)
@@ -158,12 +173,6 @@ def main(args: Sequence[str]) -> int:
     else:
         config = as_published(config)
         tokenizer = make_tokenizer(config, train_source)
-        language = config.model.language
-        if language.pretrained is not None and tokenizer.vocab_size != language.vocab_size:
-            raise ConfigError(
-                f"data.tokenizer={config.data.tokenizer}: {tokenizer.vocab_size} tokens, but model.language.pretrained="
-                f"{language.pretrained} embeds {language.vocab_size}; they must be of one vocabulary"
-            )
         config = _with_vocabulary(config, tokenizer.vocab_size)
         workdir.mkdir(parents=True, exist_ok=True)
         tokenizer.save(workdir / "tokenizer")
