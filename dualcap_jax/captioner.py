@@ -116,9 +116,9 @@ class Captioner:
             PretrainedError: when it cannot be had, or the weights do not fit the config.
         """
         directory = locate(str(source), revision)
-        config = load_json(directory / "config.json") if (directory / "config.json").is_file() else None
-        if config is None:
+        if not (directory / "config.json").is_file():
             raise PretrainedError(f"{source}: no captioner (no config.json in it)")
+        config = load_json(directory / "config.json")
         tensors, shapes = dict(read_tensors(directory / "model.safetensors")), model_shapes(config.model)
         step = tensors.pop("step", np.array(0))
         model = port(own_table(shapes), tensors, shapes, str(source))

@@ -9,7 +9,6 @@ dict it is a whole captioner, for `Captioner.from_pretrained` and the commands.
 
 import argparse
 import json
-import re
 import shutil
 import sys
 from dataclasses import replace
@@ -49,8 +48,7 @@ def write(tree: dict, part: str, config: dict, out: Path) -> None:
 
 def port_encoder(source: str, tensors: Tensors, variant: str | None, out: Path) -> None:
     """Write an encoder with the preprocessing that belongs to it."""
-    named = re.search(r"efficientnet[-_]?(b\d|l2|lite\d)", source.lower())
-    variant = variant or (named and named[1])
+    variant = variant or efficientnet.find_variant(source)
     if variant not in get_args(Variant):
         raise PretrainedError(f"{source}: give --variant, one of {', '.join(get_args(Variant))}")
     naming, prefix = efficientnet.find_naming(tensors, source)

@@ -1,4 +1,4 @@
-"""EfficientNet's names in timm, in efficientnet-pytorch and in the authors' TensorFlow checkpoints."""
+"""EfficientNet's names in timm, in efficientnet-pytorch, in the authors' TensorFlow checkpoints and in ported files."""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from typing import Literal
 from dualcap_jax.models.efficientnet import EfficientNetConfig
 from dualcap_jax.pretrained.tables import Entry, Path, PretrainedError, Tensors
 
-Naming = Literal["timm", "efficientnet-pytorch", "tensorflow"]
+Naming = Literal["timm", "efficientnet-pytorch", "tensorflow", "ours"]
 
 _AVERAGE = "/ExponentialMovingAverage"
 _NORM_SUFFIXES = {
@@ -18,8 +18,6 @@ _LAYOUTS = {  # of convolutions, depthwise ones, squeeze-excite's and the classi
     "torch": ("torch_conv", "torch_conv", "torch_squeezed", "transposed"),
     "tensorflow": ("same", "tf_depthwise", "tf_squeezed", "same"),
 }
-CLASSIFIERS = {"timm": "classifier.weight", "efficientnet-pytorch": "_fc.weight", "tensorflow": "dense/kernel"}
-"""How the name of each one's classifier kernel ends."""
 
 
 def _timm_names(config: EfficientNetConfig) -> Iterator[dict[str, str]]:
@@ -76,6 +74,12 @@ _NAMES = {
 }
 
 
+def find_variant(source: str) -> str | None:
+    """The variant that the name of a file, a directory or a model tells."""
+    named = re.search(r"efficientnet[-_]?(b\d|l2|lite\d)", source.lower())
+    return named[1] if named else None
+
+
 def find_naming(tensors: Tensors, source: str) -> tuple[Naming, str]:
     """Whose names a file's tensors have, and what stands before each of them.
 
@@ -83,6 +87,7 @@ def find_naming(tensors: Tensors, source: str) -> tuple[Naming, str]:
         PretrainedError: when they are nobody's.
     """
     firsts: dict[Naming, str] = {
+        "ours": "params.encoder.stem",
         "timm": "conv_stem.weight",
         "efficientnet-pytorch": "_conv_stem.weight",
         "tensorflow": "stem/conv2d/kernel",
@@ -103,8 +108,12 @@ def table(config: EfficientNetConfig, naming: Naming, *, classifier: bool) -> It
     Args:
         config: the network's.
         naming: whose names.
-        classifier: whether the classifier is among them.
+        classifier: whether the classifier's kernel and bias are among them, as the last two.
     """
+    if naming == "ours":
+        for _, (kind, *rest), _ in table(config, "timm", classifier=classifier):
+            yield Entry(".".join((kind, "encoder", *rest)), (kind, *rest), "same")
+        return
     names, classifier_name = _NAMES[naming]
     library = "tensorflow" if naming == "tensorflow" else "torch"
     conv, depthwise, squeezed, dense = _LAYOUTS[library]

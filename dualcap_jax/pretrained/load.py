@@ -88,19 +88,16 @@ def load_encoder(config: EfficientNetConfig, tree: Tree, tensors: Tensors, sourc
     Raises:
         PretrainedError: when the tensors do not fit.
     """
-    if "params.encoder.stem" in tensors:  # what scripts/port_weights.py wrote
-        table = own_table(tree, ("encoder",))
-        return port(table, tensors, tree, source), f"encoder: {len(table)} tensors from {source}"
     naming, prefix = efficientnet.find_naming(tensors, source)
     if naming == "tensorflow":
         tensors = efficientnet.averaged(tensors)
-    named = re.search(r"efficientnet[-_](b\d|l2|lite\d)", source.lower())
-    if named and named[1] != config.variant:
-        raise PretrainedError(f"{source}: weights of {named[1]}, but model.encoder.variant is {config.variant}")
+    if (variant := efficientnet.find_variant(source) or config.variant) != config.variant:
+        raise PretrainedError(f"{source}: weights of {variant}, but model.encoder.variant is {config.variant}")
     table = [entry._replace(name=prefix + entry.name) for entry in efficientnet.table(config, naming, classifier=True)]
     kernel, bias = table[-2:]
-    has_classifier = kernel.name in tensors and config.num_classes == len(tensors[bias.name])
-    if has_classifier:
+    has_one = kernel.name in tensors or bias.name in tensors
+    classes = len(tensors.get(bias.name, ()))
+    if has_one and config.num_classes and classes in (0, config.num_classes):
         told = f"encoder: {len(table)} tensors from {source}"
         return port(table, tensors, tree, source, extras=efficientnet.is_extra), told
 

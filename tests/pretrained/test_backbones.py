@@ -27,7 +27,7 @@ from dualcap_jax.pretrained.load import (
 from dualcap_jax.pretrained.tables import PretrainedError, export, flatten
 from dualcap_jax.training.step import init_model
 
-NAMINGS = ("timm", "efficientnet-pytorch", "tensorflow")
+NAMINGS = ("timm", "efficientnet-pytorch", "tensorflow", "ours")
 ENCODER = EfficientNetConfig(variant="b0", width=0.25, depth=0.4, num_classes=11)
 LANGUAGE = GPT2Config(vocab_size=97, max_positions=24, width=32, layers=2, heads=4)
 MERGER = MergerConfig(hidden=(16, 8))
@@ -88,9 +88,10 @@ def test_names_and_layouts_are_those_of_efficientnet_pytorch():
     assert_equal(loaded, arrays(ours))
 
 
-def test_another_class_count_keeps_everything_but_the_classifier_and_says_so():
+@pytest.mark.parametrize("naming", NAMINGS)
+def test_another_class_count_keeps_everything_but_the_classifier_and_says_so(naming):
     tree = encoder_tree(ENCODER, seed=1)
-    tensors = export(efficientnet.table(ENCODER, "timm", classifier=True), tree)
+    tensors = export(efficientnet.table(ENCODER, naming, classifier=True), tree)
     for classes, words in ((5, "without its classifier (the new one has 5 classes)"), (0, "num_classes is 0")):
         config = replace(ENCODER, num_classes=classes)
         initial = encoder_tree(config, seed=2)
@@ -119,6 +120,8 @@ def broken(tensors, case):
     name = "blocks.1.0.conv_dw.weight"
     if case == "missing":
         del tensors[name]
+    elif case == "half a classifier":
+        del tensors["classifier.bias"]
     elif case == "extra":
         tensors["blocks.9.0.conv_dw.weight"] = np.zeros(3, np.float32)
     else:
@@ -130,6 +133,7 @@ def broken(tensors, case):
     ("case", "message"),
     [
         ("missing", r"1 missing: blocks\.1\.0\.conv_dw\.weight"),
+        ("half a classifier", r"1 missing: classifier\.bias"),
         ("extra", r"1 left over: blocks\.9\.0\.conv_dw\.weight"),
         ("shape", r"1 of another shape: blocks\.1\.0\.conv_dw\.weight is \[48, 1, 3, 2\], not \[48, 1, 3, 3\]"),
     ],
