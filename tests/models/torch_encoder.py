@@ -45,6 +45,30 @@ def to_ours(name: str, value: np.ndarray, shape: tuple) -> np.ndarray:
     return value.reshape(shape) if "_se_" in name else value
 
 
+def randomize(twin) -> None:
+    """Weights and statistics with which a network of any depth answers to its picture and does not blow up rounding."""
+    import torch
+
+    with torch.no_grad():
+        for name, value in twin.state_dict().items():
+            if name.endswith("running_var") or re.search(r"_bn\d\.weight", name):
+                value.copy_(0.5 + torch.rand_like(value))
+            elif name.endswith(("running_mean", "bias")):
+                value.copy_(0.1 * torch.randn_like(value))
+            elif value.ndim == 4 and "_se_" not in name:
+                value.normal_(0, (3 / value[0].numel()) ** 0.5)
+        for block in twin._blocks:
+            arguments = block._block_args
+            if arguments.input_filters == arguments.output_filters:
+                block._project_conv.weight *= 0.1
+
+
+def pictures(batch: int, size: int, rng) -> np.ndarray:
+    """Float pictures in [-1, 1] of coarse squares: those of noise look alike to a network."""
+    coarse = rng.uniform(-1, 1, (batch, 8, 8, 3)).repeat(size // 8 + 1, 1).repeat(size // 8 + 1, 2)
+    return (0.9 * coarse[:, :size, :size] + rng.uniform(-0.1, 0.1, (batch, size, size, 3))).astype(np.float32)
+
+
 def twins(variant: str, image_size: int, **config):
     """The torch network (in evaluation mode, drop rates 0) and ours, with equal arrays, all accounted for."""
     torch = pytest.importorskip("torch")
@@ -53,14 +77,7 @@ def twins(variant: str, image_size: int, **config):
     twin = published.EfficientNet.from_name(
         f"efficientnet-{variant}", image_size=image_size, dropout_rate=0.0, drop_connect_rate=0.0
     ).eval()
-    with torch.no_grad():
-        for name, value in twin.state_dict().items():
-            if name.endswith("running_var"):
-                value.copy_(0.5 + torch.rand_like(value))
-            elif name.endswith(("running_mean", "bias")):
-                value.copy_(0.1 * torch.randn_like(value))
-            elif re.search(r"_bn\d\.weight", name):
-                value.copy_(0.5 + torch.rand_like(value))
+    randomize(twin)
     settings = {"dropout": 0.0, "drop_connect": 0.0, **config}
     ours = nnx.eval_shape(lambda: EfficientNet(EfficientNetConfig(variant, **settings), rngs=nnx.Rngs(0)))
     graph, state = nnx.split(ours)

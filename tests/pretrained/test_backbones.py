@@ -20,7 +20,6 @@ from dualcap_jax.pretrained.load import (
     language_as_published,
     load_encoder,
     load_language,
-    load_original,
     load_pretrained,
     preprocessing,
 )
@@ -265,27 +264,6 @@ def test_the_network_starts_from_both_and_keeps_its_merger(published_gpt2, tmp_p
     wte = read_tensors(directory)["transformer.wte.weight"]
     np.testing.assert_array_equal(loaded["params"]["language"]["token_embedding"], wte)
     assert len(notes) == 2
-
-
-def test_the_originals_checkpoint_loads_whole(published_gpt2, tmp_path):
-    torch = pytest.importorskip("torch")
-    _, network = published_gpt2
-    tree = encoder_tree(ENCODER, seed=3)
-    encoder = export(efficientnet.table(ENCODER, "efficientnet-pytorch", classifier=True), tree)
-    state = dict(network.state_dict())
-    state |= {f"efficient.{name}": torch.from_numpy(array) for name, array in encoder.items()}
-    rng, shapes = np.random.default_rng(0), {"encoder1": (16, 43), "decoder1": (32, 16), "encoder2": (8, 32)}
-    merger = {}
-    for name, shape in {**shapes, "decoder2": (32, 8)}.items():
-        merger[f"{name}.weight"] = torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
-        merger[f"{name}.bias"] = torch.from_numpy(rng.standard_normal(shape[0]).astype(np.float32))
-    torch.save(state | merger, tmp_path / "best.torch")
-    loaded = load_original(MODEL, init_model(MODEL, 0), read_tensors(tmp_path / "best.torch"), "best.torch")
-    assert_equal({kind: loaded[kind]["encoder"] for kind in loaded}, tree)
-    for ours, theirs in (("first", "1"), ("second", "2")):
-        for layer in ("encoder", "decoder"):
-            kernel = loaded["params"]["merger"][ours][layer]["kernel"]
-            np.testing.assert_array_equal(kernel, merger[f"{layer}{theirs}.weight"].numpy().T)
 
 
 def test_broken_files_are_told_in_a_sentence(published_gpt2, tmp_path):
