@@ -67,10 +67,17 @@ def relative_error(ours, theirs) -> float:
     return float(np.abs(np.asarray(ours, np.float32) - theirs).max() / np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("width", [32, 80])
-def test_hidden_states_are_those_of_transformers(width, rng):
-    model, twin = torch_twin(GPT2Config(97, 24, width, 3, 4, 0.0))
-    tokens = rng.integers(0, 97, (3, 20))
+@pytest.mark.parametrize(
+    "config",
+    [
+        SMALL,
+        GPT2Config(97, 24, 80, 3, 4, dropout=0.0),
+        pytest.param(GPT2Config(dropout=0.0), marks=pytest.mark.slow, id="small, as published"),
+    ],
+)
+def test_hidden_states_are_those_of_transformers(config, rng):
+    model, twin = torch_twin(config)
+    tokens = rng.integers(0, config.vocab_size, (3, 20))
     assert relative_error(model(tokens), twin(tokens)) < 1e-5
 
 
