@@ -1,5 +1,6 @@
 """Score a run: python -m dualcap_jax.evaluate WORKDIR [--split SPLIT] [--decoding.num-beams 5 ...]."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,9 +13,10 @@ from tqdm import tqdm
 
 from dualcap_jax import cli
 from dualcap_jax.captioner import Caption, Captioner
+from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.pipeline import eval_batches
 from dualcap_jax.data.scenes_grading import accuracies
-from dualcap_jax.data.sources import ScenesSource, open_source
+from dualcap_jax.data.sources import ScenesSource, open_source, refuse_shared_images
 from dualcap_jax.decoding.config import DecodingConfig
 from dualcap_jax.evaluation.bleu import corpus_bleu
 from dualcap_jax.evaluation.report import samples_figure, scores_table, write_report
@@ -83,6 +85,19 @@ def evaluate(captioner: Captioner, workdir: Path, split: str, decoding: Decoding
     return scores, path
 
 
+def refuse_trained_on(trained_on: DataConfig, data: DataConfig, split: str) -> None:
+    """COCO's images have one name each in all of its divisions: those trained on in one must not be scored in another.
+
+    Raises:
+        DataError: one of the split was trained on.
+    """
+    if split == "train" or not Path(trained_on.root).is_dir():
+        return
+    train, other = open_source(trained_on, "train"), open_source(data, split)
+    if all(re.fullmatch(r"\d{12}\.jpg", name) for name in (*train.filenames, *other.filenames)):
+        refuse_shared_images(train, other, split)
+
+
 def main(args: Sequence[str]) -> int:
     """Score a run and print the table; returns the exit code."""
     description = "Score a run on a split of its data: BLEU, both losses, and for scenes what was told right."
@@ -91,7 +106,9 @@ def main(args: Sequence[str]) -> int:
     default = replace(arguments, decoding=captioner.config.decoding)
     arguments = cli.parse(Arguments, args, "evaluate", description, default)
     if arguments.root:
-        data = replace(captioner.config.data, root=arguments.root)
+        trained_on = captioner.config.data
+        data = replace(trained_on, root=arguments.root)
+        refuse_trained_on(trained_on, data, arguments.split)
         captioner.config = replace(captioner.config, data=data)
     scores, path = evaluate(captioner, Path(arguments.workdir), arguments.split, arguments.decoding)
     print(scores_table(scores))

@@ -24,7 +24,7 @@ from dualcap_jax.config import (
 )
 from dualcap_jax.data.pipeline import eval_batches, train_iterator
 from dualcap_jax.data.records import Source
-from dualcap_jax.data.sources import iterate_captions, open_source
+from dualcap_jax.data.sources import iterate_captions, open_source, refuse_shared_images
 from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer, train_tokenizer
 from dualcap_jax.evaluate import evaluate
 from dualcap_jax.evaluation.report import curves_figure, summary
@@ -166,12 +166,14 @@ def parameter_counts(config: ModelConfig) -> dict[str, int]:
 def main(args: Sequence[str]) -> int:
     """Train, or go on training, then evaluate; returns the exit code."""
     config, workdir, resumed = parse(args)
+    if not resumed:
+        config = as_published(config)
     train_source = open_source(config.data, "train")
     validation_source = open_source(config.data, "validation")
+    refuse_shared_images(train_source, validation_source, "validation")
     if resumed:
         tokenizer = load_tokenizer(workdir / "tokenizer")
     else:
-        config = as_published(config)
         tokenizer = make_tokenizer(config, train_source)
         config = _with_vocabulary(config, tokenizer.vocab_size)
         workdir.mkdir(parents=True, exist_ok=True)

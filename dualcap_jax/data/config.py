@@ -52,6 +52,9 @@ class DataConfig:
     encoder's pretrained weights, without them image_size."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
     """How it is resized; None: what belongs to the encoder's pretrained weights, without them bilinear."""
+    crop_scale: float = 1.0
+    """Augmentation: smallest share of a training picture's area that a random crop keeps; 1: none (the original's).
+    Nothing is flipped: captions tell left from right, and pictures hold writing."""
     max_length: int = 30
     """Tokens of a caption at most, both framing tokens included (the original's: 36); what is longer loses its end."""
     captions_per_image: int = 1
@@ -83,6 +86,7 @@ class DataConfig:
         if self.resize is not None:
             message = f"crop larger than the picture: must be at least data.image_size={self.image_size}"
             require(self.resize >= self.image_size, "data.resize", self.resize, message)
+        require(0 < self.crop_scale <= 1, "data.crop_scale", self.crop_scale, "must be more than 0 and at most 1")
         message = "must be at least 3 (a token between the two framing ones)"
         require(self.max_length >= 3, "data.max_length", self.max_length, message)
         captions = self.captions_per_image

@@ -6,11 +6,13 @@ Each reader returns its entries by split, in the file's order, and reports every
 
 import csv
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import Path as ZipPath
 
 from dualcap_jax.data.records import DataError, Faults
 from dualcap_jax.data.text import normalize_caption
@@ -25,8 +27,12 @@ class Entry:
 
     image_id: int
     filename: str
-    path: Path
+    path: Path | ZipPath
     captions: list[str] = field(default_factory=list)
+    caption_ids: list[int] = field(default_factory=list)
+    """The layout's own numbers of the captions, or their places in the file."""
+    size: tuple[int, int] | None = None
+    """Width and height, where the layout gives them."""
 
 
 def find_coco_annotations(root: Path) -> dict[str, Path]:
@@ -46,15 +52,29 @@ def find_coco_annotations(root: Path) -> dict[str, Path]:
     return found
 
 
-def read_coco(annotations: Path, faults: Faults) -> list[Entry]:
-    """Read one split of a COCO layout: annotations/captions_NAME.json, with its pictures in NAME/.
+def coco_pictures(annotations: Path) -> Path:
+    """The directory of the pictures that annotations/captions_NAME.json is about: NAME/.
 
     Raises:
-        DataError: no such JSON, or no such directory; other faults as `faults` has it.
+        DataError: there is none.
     """
     directory = annotations.parent.parent / annotations.stem.removeprefix("captions_")
     if not directory.is_dir():
         raise DataError(f"{annotations.name}: its pictures' directory '{directory}' does not exist")
+    return directory
+
+
+def read_coco(annotations: Path | ZipPath, directory: Path | ZipPath, faults: Faults) -> list[Entry]:
+    """Read one split of COCO's captions.
+
+    Args:
+        annotations: captions_NAME.json.
+        directory: of its pictures.
+        faults: what to do about faults.
+
+    Raises:
+        DataError: no such JSON; other faults as `faults` has it.
+    """
     try:
         content = json.loads(annotations.read_bytes())
         images, rows = list(content["images"]), list(content["annotations"])
@@ -74,7 +94,9 @@ def read_coco(annotations: Path, faults: Faults) -> list[Entry]:
             rejected.add(image_id)
             faults.report("missing image", f"{where}: image '{filename}' does not exist (looked under {directory})")
         else:
-            entries[image_id] = Entry(image_id, filename, directory / filename)
+            sides = _get(image, "width"), _get(image, "height")
+            size = sides if all(isinstance(side, int) for side in sides) else None
+            entries[image_id] = Entry(image_id, filename, directory / filename, size=size)
 
     seen: set[int] = set()
     for position, row in enumerate(rows):
@@ -86,7 +108,7 @@ def read_coco(annotations: Path, faults: Faults) -> list[Entry]:
             faults.report("duplicate id", f"{where}: annotation id {number} was given before")
         elif image_id in entries:
             seen.add(number)
-            _add_caption(entries[image_id], _get(row, "caption"), where, faults)
+            _add_caption(entries[image_id], number, _get(row, "caption"), where, faults)
         elif image_id not in rejected:
             faults.report("missing image", f"{where}: image id {image_id} is not among the file's images")
     return _with_captions(entries.values(), annotations.name, faults)
@@ -113,6 +135,7 @@ def read_captions_file(path: Path, faults: Faults, fraction: float, seed: int) -
     entries: dict[str, Entry] = {}
     splits: dict[str, str | None] = {}
     rejected: set[str] = set()
+    numbers = itertools.count()
     for where, image, captions, split in lines:
         if split not in (None, *_SPLIT_NAMES):
             faults.report("malformed line", f"{where}: split '{split}' is none of train, validation, test")
@@ -129,7 +152,7 @@ def read_captions_file(path: Path, faults: Faults, fraction: float, seed: int) -
             continue
         if image not in rejected:
             for caption in captions:
-                _add_caption(entries[image], caption, where, faults)
+                _add_caption(entries[image], next(numbers), caption, where, faults)
 
     if not any(splits.values()):
         splits = _divide(list(entries), fraction, seed)
@@ -197,11 +220,12 @@ def _is_name(image: object) -> bool:
     return isinstance(image, str) and image != "" and "\x00" not in image
 
 
-def _add_caption(entry: Entry, caption: object, where: str, faults: Faults) -> None:
+def _add_caption(entry: Entry, number: int, caption: object, where: str, faults: Faults) -> None:
     if not isinstance(caption, str):
         faults.report("malformed caption", f"{where}: a caption of image '{entry.filename}' is not text")
     elif text := normalize_caption(caption):
         entry.captions.append(text)
+        entry.caption_ids.append(number)
     else:
         faults.report("empty caption", f"{where}: a caption of image '{entry.filename}' is empty")
 

@@ -98,6 +98,29 @@ def crop_image(
     return np.asarray(image.resize((size, size), _FILTERS[interpolation or "bilinear"], box=box))
 
 
+def random_crop(
+    image: Image.Image, size: int, scale: float, rng: np.random.Generator, interpolation: Interpolation | None = None
+) -> UInt8[np.ndarray, "size size 3"]:
+    """A random part of an RGB picture, resized, as torchvision's `RandomResizedCrop` chooses it.
+
+    Args:
+        image: the picture.
+        size: side of the square to return, in pixels.
+        scale: smallest share of the picture's area that is kept.
+        rng: chooses share, aspect (3:4 to 4:3) and place.
+        interpolation: None: bilinear.
+    """
+    for _ in range(10):
+        area = image.width * image.height * rng.uniform(scale, 1)
+        aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        width, height = np.sqrt(area * aspect), np.sqrt(area / aspect)
+        if width <= image.width and height <= image.height:
+            left, top = rng.uniform(0, image.width - width), rng.uniform(0, image.height - height)
+            box = (left, top, left + width, top + height)
+            return np.asarray(image.resize((size, size), _FILTERS[interpolation or "bilinear"], box=box))
+    return crop_image(image, size, None, interpolation)
+
+
 def _decode_jpeg(data: bytes) -> Image.Image | None:
     """Decode as PIL does, to the bit, but faster; None where simplejpeg declines and PIL must decide."""
     try:

@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from dualcap_jax.data.config import DataConfig
-from dualcap_jax.data.images import ImageError, prepare_image
+from dualcap_jax.data.images import ImageError, crop_image, decode_image, random_crop
 from dualcap_jax.data.records import DataError, Source
 from dualcap_jax.data.text import CaptionTokenizer
 
@@ -74,7 +74,7 @@ def train_iterator(
 
     def make_example(index: int, rng: np.random.Generator) -> Example | UnreadableImage:
         record_index, caption_indices = pick(index, rng)
-        return _make_example(source, tokenizer, config, record_index, caption_indices, width)
+        return _make_example(source, tokenizer, config, record_index, caption_indices, width, rng)
 
     stream = (
         grain.MapDataset.range(count_examples(source, config))
@@ -139,11 +139,17 @@ def _make_example(
     record_index: int,
     caption_indices: Sequence[int],
     width: int,
+    augment: np.random.Generator | None = None,
 ) -> Example | UnreadableImage:
     """One image with the chosen captions, in `width` places."""
     record = source[record_index]
     try:
-        image = prepare_image(record.read_image(), config.image_size, config.resize, config.interpolation)
+        picture = decode_image(record.read_image())
+        if augment is not None and config.crop_scale < 1:
+            image = random_crop(picture, config.image_size, config.crop_scale, augment, config.interpolation)
+        else:
+            resize = config.image_size if source.cropped else config.resize
+            image = crop_image(picture, config.image_size, resize, config.interpolation)
     except ImageError as error:
         return UnreadableImage(record.image_id, f"image '{record.filename}': {error}")
     except OSError as error:

@@ -1,7 +1,7 @@
 """What every source of data gives: records of one form, and an account of what it had to leave out."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -59,6 +59,8 @@ class Source(Protocol):
 
     faults: Faults
     """What was found wrong so far; unreadable pictures are only found, and added, when they are decoded."""
+    cropped: bool
+    """The pictures are already resized and cropped as the configuration asks for."""
 
     def __len__(self) -> int:
         """Number of records (images)."""
@@ -69,3 +71,7 @@ class Source(Protocol):
     @property
     def caption_counts(self) -> Int[np.ndarray, " records"]:
         """Captions of each record."""
+
+    @property
+    def filenames(self) -> Sequence[str]:
+        """Name of each record's picture, one of its kind in the whole set."""

@@ -1,7 +1,7 @@
 """Where records come from: a set on disk, or the embedded scenes."""
 
 from collections.abc import Iterator
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from random import Random
 
@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Int
 
 from dualcap_jax.data.config import DataConfig, ScenesConfig
-from dualcap_jax.data.folders import SPLITS, Entry, find_coco_annotations, read_captions_file, read_coco
+from dualcap_jax.data.folders import SPLITS, Entry, coco_pictures, find_coco_annotations, read_captions_file, read_coco
+from dualcap_jax.data.prepared import find_prepared, open_prepared
 from dualcap_jax.data.records import DataError, Faults, Record, Source
 from dualcap_jax.data.scenes import Scene, sample_scene
 from dualcap_jax.data.scenes_captions import CAPTIONS_PER_SCENE, write_captions
@@ -23,6 +24,7 @@ class FolderSource:
         """`entries`: the usable images of one split. `faults`: what was wrong with the others."""
         self._entries = entries
         self.faults = faults
+        self.cropped = False
 
     def __len__(self) -> int:
         """Number of images."""
@@ -38,6 +40,11 @@ class FolderSource:
         """Captions of each record."""
         return np.array([len(entry.captions) for entry in self._entries])
 
+    @property
+    def filenames(self) -> list[str]:
+        """Name of each record's picture."""
+        return [entry.filename for entry in self._entries]
+
 
 class ScenesSource:
     """Records of the embedded set. See `Source`.
@@ -50,6 +57,7 @@ class ScenesSource:
         self._config, self._split, self._picture_size = config, split, picture_size
         self._pictures: dict[int, bytes] = {}
         self.faults = Faults()
+        self.cropped = False
 
     def __len__(self) -> int:
         """Number of scenes."""
@@ -61,12 +69,17 @@ class ScenesSource:
         if not 0 <= index < len(self):
             raise IndexError(f"scene {index} of {len(self)}")
         captions = write_captions(self.scene(index), self._rng("captions", index))
-        return Record(index, f"{self._split}-{index:06d}.png", captions, partial(self._picture, index))
+        return Record(index, self.filenames[index], captions, partial(self._picture, index))
 
     @property
     def caption_counts(self) -> Int[np.ndarray, " records"]:
         """Captions of each record."""
         return np.full(len(self), CAPTIONS_PER_SCENE)
+
+    @cached_property
+    def filenames(self) -> list[str]:
+        """Name of each record's picture."""
+        return [f"{self._split}-{index:06d}.png" for index in range(len(self))]
 
     def scene(self, image_id: int) -> Scene:
         """The ground truth: what the picture with this id shows."""
@@ -86,7 +99,7 @@ def open_source(config: DataConfig, split: str) -> Source:
 
     Args:
         config: `root` empty for the embedded scenes; else a directory with annotations/captions_*.json (COCO),
-            or captions.jsonl, or captions.csv.
+            or captions.jsonl, or captions.csv, or what scripts/prepare_coco.py made of one of them.
         split: "train", "validation" or "test".
 
     Returns:
@@ -103,19 +116,28 @@ def open_source(config: DataConfig, split: str) -> Source:
         return ScenesSource(scenes, split, scenes.picture_size or config.resized_side)
 
     faults = Faults(config.on_error)
-    layout = _find_layout(Path(config.root))
-    if isinstance(layout, dict):  # COCO: each split has its own file
-        available = sorted(layout)
-        entries = read_coco(layout[split], faults) if split in layout else []
-    else:
-        divided = read_captions_file(layout, faults, config.validation_fraction, config.split_seed)
-        available = sorted(divided)
-        entries = divided.get(split, [])
+    if prepared := find_prepared(Path(config.root)):
+        return open_prepared(prepared, config, split, faults)
+    entries, available = read_entries(config, split, faults)
     if entries:
         return FolderSource(entries, faults)
     if split not in available and available:
         raise DataError(f"data.root='{config.root}' has no split '{split}'; it has {', '.join(available)}")
     raise DataError(f"data.root='{config.root}' has no usable record for '{split}': {faults.summary()}")
+
+
+def read_entries(config: DataConfig, split: str, faults: Faults) -> tuple[list[Entry], list[str]]:
+    """The images of one split of a COCO layout or a captions file, none where there is no such split; all its splits.
+
+    Raises:
+        DataError: `config.root` is no such set; faults in it, as `faults` has it.
+    """
+    layout = _find_layout(Path(config.root))
+    if isinstance(layout, dict):  # COCO: each split has its own file
+        read = read_coco(layout[split], coco_pictures(layout[split]), faults) if split in layout else []
+        return read, sorted(layout)
+    divided = read_captions_file(layout, faults, config.validation_fraction, config.split_seed)
+    return divided.get(split, []), sorted(divided)
 
 
 def _find_layout(root: Path) -> dict[str, Path] | Path:
@@ -130,7 +152,7 @@ def _find_layout(root: Path) -> dict[str, Path] | Path:
     if not files and not coco:
         raise DataError(
             f"data.root='{root}' holds no annotations/captions_{{train,val}}*.json (a COCO layout), no "
-            "captions.jsonl and no captions.csv"
+            "captions.jsonl, no captions.csv and no prepared set"
         )
     return coco or files[0]
 
@@ -139,3 +161,16 @@ def iterate_captions(source: Source) -> Iterator[str]:
     """Every caption of a source, without reading a picture: what a tokenizer is trained on."""
     for index in range(len(source)):
         yield from source[index].captions
+
+
+def refuse_shared_images(train: Source, other: Source, split: str) -> None:
+    """No picture that was trained on may be scored: names of one set are compared.
+
+    Raises:
+        DataError: one is in both.
+    """
+    if shared := set(train.filenames) & set(other.filenames):
+        raise DataError(
+            f"{len(shared)} images of {split} are trained on too, such as '{min(shared)}': a score on them would "
+            "mean nothing"
+        )

@@ -1,0 +1,113 @@
+"""COCO 2017's captions as a tensorflow-datasets builder, from the files that cocodataset.org gives out."""
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from dualcap_jax.data.folders import Entry, read_coco
+from dualcap_jax.data.prepare import CaptionsBuilder, CaptionsConfig
+from dualcap_jax.data.records import DataError, Faults
+from dualcap_jax.data.text import normalize_caption
+
+ADDRESSES = {
+    "annotations_trainval2017.zip": "http://images.cocodataset.org/annotations/annotations_trainval2017.zip",
+    "train2017.zip": "http://images.cocodataset.org/zips/train2017.zip",
+    "val2017.zip": "http://images.cocodataset.org/zips/val2017.zip",
+    "caption_datasets.zip": "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip",
+}
+PUBLISHED = {
+    "2017": {"train": 118_287, "validation": 5_000},
+    "karpathy": {"train": 82_783, "restval": 30_504, "val": 5_000, "test": 5_000},
+}
+"""Images of each split of each division."""
+
+AnyPath = Path | zipfile.Path
+
+
+@dataclass(eq=False)
+class CocoConfig(CaptionsConfig):
+    """Which division of the images."""
+
+    division: Literal["2017", "karpathy"] = "2017"
+    """2017: train and validation, as published; karpathy: train, restval, val and test of dataset_coco.json."""
+
+
+class CocoCaptions2017(CaptionsBuilder):
+    """COCO 2017 with its captions, in its own division or in Karpathy's.
+
+    A run reads one of the two. Karpathy's is a division, so none of its images is in two of its splits; train of 2017
+    holds most of Karpathy's test images.
+    """
+
+    name = "coco_captions_2017"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = f"Download {', '.join(ADDRESSES.values())} (the last for Karpathy's division only)."
+    BUILDER_CONFIGS: ClassVar = [CocoConfig(name="2017"), CocoConfig(name="karpathy", division="karpathy")]
+    builder_config: CocoConfig
+
+    def entries(self, source: Path) -> dict[str, list[Entry]]:
+        """Images and captions out of the directory that the downloads lie in, zipped or not."""
+        annotations = find(source, "annotations", "annotations_trainval2017.zip")
+        pictures = {name: find(source, name, f"{name}.zip") for name in ("train2017", "val2017")}
+        if self.builder_config.division == "karpathy":
+            return read_karpathy(find(source, "dataset_coco.json", "caption_datasets.zip"), pictures, self.faults)
+        return {
+            split: read_coco(annotations / f"captions_{name}.json", directory, self.faults)
+            for split, (name, directory) in zip(("train", "validation"), pictures.items(), strict=True)
+        }
+
+
+def find(source: Path, name: str, archive: str) -> AnyPath:
+    """A file or directory, or the same in its archive.
+
+    Raises:
+        DataError: there is neither, or the archive is broken.
+    """
+    if (source / name).exists():
+        return source / name
+    if not (source / archive).is_file():
+        raise DataError(f"{source}: holds neither {name} nor {archive}, which is to be had from {ADDRESSES[archive]}")
+    try:
+        opened = zipfile.ZipFile(source / archive)
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{source / archive}: broken or incomplete ({error}); download it again") from None
+    for path in (zipfile.Path(opened, name), zipfile.Path(opened, f"{name}/")):
+        if path.exists():
+            return path
+    raise DataError(f"{source / archive}: holds no {name}; download it from {ADDRESSES[archive]}")
+
+
+def read_karpathy(path: AnyPath, pictures: dict[str, AnyPath], faults: Faults) -> dict[str, list[Entry]]:
+    """Karpathy's division, over the pictures of COCO 2017.
+
+    Raises:
+        DataError: no such JSON, or an image in two splits; other faults as `faults` has it.
+    """
+    splits: dict[str, list[Entry]] = {split: [] for split in PUBLISHED["karpathy"]}
+    seen: set[int] = set()
+    try:
+        for image in json.loads(path.read_bytes())["images"]:
+            image_id, split = int(image["cocoid"]), image["split"]
+            if image_id in seen:
+                raise DataError(f"{path}: image {image_id} is listed twice")
+            seen.add(image_id)
+            filename = f"{image_id:012d}.jpg"
+            there = [directory / filename for directory in pictures.values() if (directory / filename).is_file()]
+            if not there:
+                faults.report("missing image", f"{path}: image '{filename}' is neither in {' nor in '.join(pictures)}")
+                continue
+            entry = Entry(image_id, filename, there[0])
+            for sentence in image["sentences"]:
+                if text := normalize_caption(sentence["raw"]):
+                    entry.captions.append(text)
+                    entry.caption_ids.append(int(sentence["sentid"]))
+            if entry.captions:
+                splits[split].append(entry)
+            else:
+                faults.report("image without captions", f"{path}: image '{filename}' has no caption")
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: not Karpathy's dataset_coco.json ({type(error).__name__}: {error})") from None
+    return {split: entries for split, entries in splits.items() if entries}

@@ -1,0 +1,98 @@
+"""Prepare COCO 2017, or a set of one's own, once: records that are read fast, with pictures cropped if wanted.
+
+    python scripts/prepare_coco.py --manual-dir DOWNLOADS data/coco2017 --image-size 380
+    python scripts/prepare_coco.py --manual-dir DOWNLOADS data/karpathy --division karpathy --image-size 380
+    python scripts/prepare_coco.py --folder MY_PICTURES data/mine
+
+DOWNLOADS holds annotations_trainval2017.zip, train2017.zip and val2017.zip of cocodataset.org, zipped or unzipped; for
+Karpathy's division dataset_coco.json too, or the caption_datasets.zip that it comes in. A folder is whatever `train`
+reads. A preparation that was stopped goes on where it was; a reader never sees a part of a set.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from dualcap_jax.data.coco_captions_2017 import PUBLISHED, CocoCaptions2017, CocoConfig
+from dualcap_jax.data.config import DataConfig
+from dualcap_jax.data.prepare import CaptionsBuilder, FolderCaptions, FolderConfig, Pictures, prepare
+from dualcap_jax.data.prepared import read_metadata
+from dualcap_jax.data.records import DataError
+
+
+def main() -> int:
+    """Prepare; the exit code is 2 where that can't be done."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--manual-dir", type=Path, help="directory of COCO's downloads")
+    parser.add_argument("--folder", type=Path, help="a set of one's own, instead")
+    parser.add_argument("out", type=Path, help="directory to write to")
+    parser.add_argument("--division", choices=list(PUBLISHED), default="2017", help="of COCO's images (%(default)s)")
+    parser.add_argument("--image-size", type=int, help="store squares of so many pixels; else the files as they are")
+    parser.add_argument("--resize", type=int, help="shorter side before the centre crop; else the image size")
+    parser.add_argument("--interpolation", choices=["bilinear", "bicubic"], default="bilinear", help="(%(default)s)")
+    parser.add_argument("--quality", type=int, default=95, help="of the JPEGs of squares, 1 to 100 (%(default)s)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="(%(default)s)")
+    parser.add_argument("--on-error", choices=["raise", "skip"], default="raise", help="broken entries (%(default)s)")
+    parser.add_argument("--validation-fraction", type=float, default=DataConfig.validation_fraction)
+    parser.add_argument("--split-seed", type=int, default=DataConfig.split_seed)
+    args = parser.parse_args()
+    logging.set_verbosity(logging.ERROR)  # tfds tells the name of every configuration
+    try:
+        if (args.manual_dir is None) == (args.folder is None):
+            raise DataError("give --manual-dir (COCO's downloads) or --folder (a set of one's own)")
+        source = args.manual_dir or args.folder
+        if not source.is_dir():
+            raise DataError(f"'{source}' is not a directory")
+        if args.threads < 1:
+            raise DataError(f"--threads {args.threads}: must be at least 1")
+        pictures = None
+        if args.image_size is not None:
+            resize = args.resize or args.image_size
+            pictures = Pictures(args.image_size, resize, args.interpolation, args.quality)
+        common: dict[str, Any] = {"pictures": pictures, "on_error": args.on_error, "threads": args.threads}
+        builder = make_builder(args, common)
+        directory = prepare(builder, source)
+    except (DataError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    report(builder, directory, None if args.folder else PUBLISHED[args.division])
+    return 0
+
+
+def make_builder(args: argparse.Namespace, common: dict[str, Any]) -> CaptionsBuilder:
+    """The builder that the arguments ask for."""
+    pictures = common["pictures"]
+    name = (args.division if args.folder is None else "folder") + (f"_{pictures.name}" if pictures else "")
+    where = {"data_dir": str(args.out), "file_format": "array_record"}
+    if args.folder is None:
+        return CocoCaptions2017(config=CocoConfig(name=name, division=args.division, **common), **where)
+    data = DataConfig(validation_fraction=args.validation_fraction, split_seed=args.split_seed)
+    return FolderCaptions(config=FolderConfig(name=name, data=data, **common), **where)
+
+
+def report(builder: CaptionsBuilder, directory: Path, published: dict[str, int] | None) -> None:
+    """Print what is there now."""
+    metadata = read_metadata(directory)
+    for split, index in metadata["splits"].items():
+        images, captions = len(index["captions"]), sum(index["captions"])
+        told = ""
+        if published:
+            told = " (as published)" if images == published[split] else f" (published: {published[split]:,})"
+        print(f"{split}: {images:,} images{told}, {captions:,} captions")
+    size = sum(path.stat().st_size for path in directory.iterdir())
+    print(f"{directory}: {size / 1e6:,.1f} MB; train with --data.root {directory}")
+    if pictures := metadata["pictures"]:
+        print(
+            f"  --data.image-size {pictures['image_size']} --data.resize {pictures['resize']} "
+            f"--data.interpolation {pictures['interpolation']}"
+        )
+    if (faults := getattr(builder, "faults", None)) and faults.skipped:
+        print(faults.summary())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
