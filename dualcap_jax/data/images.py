@@ -110,15 +110,19 @@ def random_crop(
         rng: chooses share, aspect (3:4 to 4:3) and place.
         interpolation: None: bilinear.
     """
+    sides = np.array([image.width, image.height])
     for _ in range(10):
-        area = image.width * image.height * rng.uniform(scale, 1)
+        area = sides.prod() * rng.uniform(scale, 1)
         aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-        width, height = np.sqrt(area * aspect), np.sqrt(area / aspect)
-        if width <= image.width and height <= image.height:
-            left, top = rng.uniform(0, image.width - width), rng.uniform(0, image.height - height)
-            box = (left, top, left + width, top + height)
-            return np.asarray(image.resize((size, size), _FILTERS[interpolation or "bilinear"], box=box))
-    return crop_image(image, size, None, interpolation)
+        part = np.sqrt([area * aspect, area / aspect])
+        if (part <= sides).all():
+            start = rng.uniform(0, sides - part)
+            break
+    else:  # the largest part of such an aspect, in the centre
+        part = np.minimum(sides, sides[::-1] * 4 / 3)
+        start = (sides - part) / 2
+    box = (*start, *(start + part))
+    return np.asarray(image.resize((size, size), _FILTERS[interpolation or "bilinear"], box=box))
 
 
 def _decode_jpeg(data: bytes) -> Image.Image | None:

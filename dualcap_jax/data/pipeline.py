@@ -221,8 +221,9 @@ class _Stack:
     def __call__(self, examples: Sequence[Example]) -> Batch:
         batch = {}
         for name, first in examples[0].items():
-            rows = np.zeros((self._size, *first.shape), first.dtype)
+            rows = np.empty((self._size, *first.shape), first.dtype)
             np.stack([example[name] for example in examples], out=rows[: len(examples)])
+            rows[len(examples) :] = 0
             batch[name] = rows
         batch["image_id"][len(examples) :] = -1
         return batch

@@ -52,7 +52,8 @@ class RecordsSource:
         example = self.example(index)
         captions = tuple(text.decode() for text in example["captions"]["text"])
         image = example["image"]
-        return Record(int(example["image_id"]), example["filename"].decode(), captions, lambda: image)
+        size = int(example["width"]), int(example["height"])
+        return Record(int(example["image_id"]), example["filename"].decode(), captions, lambda: image, size)
 
     @cached_property
     def caption_counts(self) -> Int[np.ndarray, " records"]:

@@ -25,6 +25,8 @@ class Record:
     """At least one caption, none of them empty."""
     read_image: Callable[[], bytes]
     """Returns the encoded picture (JPEG, PNG, ...); raises OSError when its file can't be read."""
+    size: tuple[int, int] | None = None
+    """Width and height in pixels before any crop, where the set has noted them."""
 
 
 class Faults:

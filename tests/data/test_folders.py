@@ -151,7 +151,7 @@ def test_without_named_splits_images_are_divided_by_the_seed(tmp_path):
         (
             [],
             "train",
-            r"holds no annotations/captions_\{train,val\}\*.json .*no captions.jsonl, no captions.csv and no prepared set",
+            r"holds no annotations/captions_\{train,val\}\*.json .*no captions.csv and no prepared set",
         ),
         (["captions.csv", "captions.jsonl"], "train", r"holds captions.jsonl and captions.csv: keep one of them"),
         (["annotations/captions_train2017.json"], "train", "pictures' directory '.*train2017' does not exist"),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dualcap_jax.data.images import MAX_PIXELS, ImageError, crop_image, decode_image, prepare_image
+from dualcap_jax.data.images import MAX_PIXELS, ImageError, crop_image, decode_image, prepare_image, random_crop
 
 
 def encode(image, image_format="PNG", **options):
@@ -191,3 +191,22 @@ def test_damage_anywhere_in_a_file_gives_a_picture_or_an_image_error(data):
         assert prepare_image(bytes(content), 8).shape == (8, 8, 3)
     except ImageError as error:
         assert str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize(("width", "height"), [(300, 200), (200, 300), (800, 100)])
+@pytest.mark.parametrize("scale", [0.2, 0.9])
+def test_random_crops_keep_the_share_and_the_aspect_asked_for(width, height, scale):
+    ramps = np.stack(np.broadcast_arrays(np.arange(width), np.arange(height)[:, None], 0), -1) * 255
+    image = Image.fromarray((ramps / [width, height, 1]).astype(np.uint8))
+    places = set()
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        crop = random_crop(image, 32, scale, rng).astype(float)
+        spans = np.ptp(crop[..., 0]) / 255 * width, np.ptp(crop[..., 1]) / 255 * height
+        spans = [span * 32 / 31 for span in spans]  # from the first pixel's centre to the last's
+        places.add((crop[0, 0, 0], crop[0, 0, 1]))
+        share = spans[0] * spans[1] / (width * height)
+        assert min(scale, 4 / 3 * min(width / height, height / width)) * 0.95 <= share <= 1.05
+        assert 0.7 <= spans[0] / spans[1] <= 1.4
+        np.testing.assert_array_equal(crop, random_crop(image, 32, scale, np.random.default_rng(seed)))
+    assert len(places) > 5 or scale == 0.9 or width == 8 * height  # where only the centre will do

@@ -83,6 +83,17 @@ def test_a_batch_holds_what_its_records_hold(source, tokenizer, config):
         assert not batch["tokens"][row, 0][~batch["mask"][row, 0]].any()
 
 
+def test_only_training_pictures_are_cropped_at_random(source, tokenizer, config):
+    augmented = dataclasses.replace(config, crop_scale=0.3)
+    plain, cropped, again = (
+        next(train_iterator(source, tokenizer, settings, 8, seed=3)) for settings in (config, augmented, augmented)
+    )
+    np.testing.assert_array_equal(cropped["image"], again["image"])
+    np.testing.assert_array_equal(cropped["tokens"], plain["tokens"])
+    assert all(not np.array_equal(a, b) for a, b in zip(cropped["image"], plain["image"], strict=True))
+    assert_same(eval_batches(source, tokenizer, augmented, 4), eval_batches(source, tokenizer, config, 4))
+
+
 def test_the_mask_goes_by_length_not_by_id():
     tokens, mask = pad_tokens([[9, 0, 0, 9], [9]], 3, 5)
     np.testing.assert_array_equal(tokens, [[9, 0, 0, 9, 0], [9, 0, 0, 0, 0], [0] * 5])

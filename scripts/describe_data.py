@@ -1,0 +1,169 @@
+"""Look at a set before training on it: counts, sizes, caption lengths, and everything that is wrong with it.
+
+    python scripts/describe_data.py DIR [--split train] [--max-length 36] [--tokenizer gpt2] [--out description]
+
+Prints a table and writes it as OUT.md, with two histograms in OUT.png: widths and heights of the pictures; lengths of
+the captions in tokens, with the cut of `--data.max-length`. Every picture is decoded, so that broken ones are found.
+"""
+
+import argparse
+import hashlib
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from dualcap_jax.data.config import DataConfig
+from dualcap_jax.data.images import ImageError, decode_image
+from dualcap_jax.data.prepared import find_prepared, read_metadata
+from dualcap_jax.data.records import DataError, Record, Source
+from dualcap_jax.data.sources import iterate_captions, open_source
+from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer, train_tokenizer
+
+
+@dataclass
+class Description:
+    """What was found in a split."""
+
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    """Width and height of each readable picture."""
+    lengths: list[int] = field(default_factory=list)
+    """Tokens of each caption, framing tokens included, before any cut."""
+    captions_per_image: list[int] = field(default_factory=list)
+    same_picture: int = 0
+    """Pictures whose bytes another has too."""
+    same_caption: int = 0
+    """Captions that another picture has word for word."""
+    repeated_caption: int = 0
+    """Captions that their own picture has twice."""
+
+
+def fitting(root: str) -> DataConfig:
+    """A configuration that reads whatever lies there, of prepared squares those that were stored."""
+    config = DataConfig(root=root, on_error="skip")
+    directory = find_prepared(Path(root)) if root else None
+    stored = read_metadata(directory)["pictures"] if directory else None
+    if stored:
+        config = replace(config, **{name: stored[name] for name in ("image_size", "resize", "interpolation")})
+    return config
+
+
+def look_at(record: Record) -> tuple[tuple[int, int], bytes] | str:
+    """Width and height of a record's picture and a digest of its bytes, or what is wrong with it."""
+    try:
+        data = record.read_image()
+        size = decode_image(data).size
+        return record.size or size, hashlib.sha256(data).digest()
+    except ImageError as error:
+        return f"image '{record.filename}': {error}"
+    except OSError as error:
+        return f"image '{record.filename}': can't be read ({error.strerror})"
+
+
+def describe(source: Source, tokenizer: CaptionTokenizer, threads: int = 2) -> Description:
+    """Read a whole source; unreadable pictures are reported to its faults."""
+    found = Description()
+    digests: Counter[bytes] = Counter()
+    captions: Counter[str] = Counter()
+    with ThreadPoolExecutor(threads) as pool:
+        for start in tqdm(range(0, len(source), 256), "read", unit="x256 pictures", disable=None):
+            records = [source[index] for index in range(start, min(start + 256, len(source)))]
+            for record, seen in zip(records, pool.map(look_at, records), strict=True):
+                found.captions_per_image.append(len(record.captions))
+                found.lengths += [len(tokenizer.encode(caption, sys.maxsize)) for caption in record.captions]
+                own = set(record.captions)
+                found.repeated_caption += len(record.captions) - len(own)
+                captions.update(own)
+                if isinstance(seen, str):
+                    source.faults.report("unreadable image", seen)
+                else:
+                    found.sizes.append(seen[0])
+                    digests[seen[1]] += 1
+    found.same_picture = sum(count for count in digests.values() if count > 1)
+    found.same_caption = sum(count for count in captions.values() if count > 1)
+    return found
+
+
+def table(found: Description, source: Source, max_length: int) -> list[tuple[str, str]]:
+    """Rows of what was found."""
+
+    def spread(values) -> str:
+        return f"{min(values)} to {max(values)}, mean {np.mean(values):.1f}, median {np.median(values):.0f}"
+
+    cut = sum(length > max_length for length in found.lengths)
+    rows = [
+        ("images", f"{len(source):,}"),
+        ("captions", f"{len(found.lengths):,}"),
+        ("captions of an image", spread(found.captions_per_image)),
+        ("tokens of a caption, both framing ones included", spread(found.lengths)),
+        (f"captions cut at {max_length} tokens", f"{cut:,} ({cut / len(found.lengths):.2%})"),
+        ("pictures that are there twice or more, byte for byte", f"{found.same_picture:,}"),
+        ("captions that several pictures share", f"{found.same_caption:,}"),
+        ("captions that one picture has twice", f"{found.repeated_caption:,}"),
+    ]
+    if found.sizes:
+        widths, heights = zip(*found.sizes, strict=True)
+        rows[3:3] = [("width, pixels", spread(widths)), ("height, pixels", spread(heights))]
+    kinds = ("unreadable image", "missing image", "image without captions", "empty caption", "duplicate id")
+    counts = {**dict.fromkeys(kinds, 0), **source.faults.counts}
+    return rows + [(f"fault: {kind}", f"{count:,}") for kind, count in counts.items()]
+
+
+def draw(found: Description, max_length: int, path: Path) -> None:
+    """The two histograms of the original's report."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    sides, lengths = figure.subplots(1, 2)
+    if found.sizes:
+        bins = np.histogram_bin_edges(np.array(found.sizes).ravel(), 40).tolist()
+        for label, values in zip(("width", "height"), zip(*found.sizes, strict=True), strict=True):
+            sides.hist(values, bins, alpha=0.6, label=label)
+        sides.legend()
+    sides.set(xlabel="pixels", ylabel="images", title=f"{len(found.sizes):,} pictures")
+    lengths.hist(found.lengths, np.arange(min(found.lengths), max(found.lengths) + 2).tolist(), align="left")
+    lengths.axvline(max_length + 0.5, color="tab:red", label=f"cut at {max_length}")
+    lengths.set(
+        xlabel="tokens, both framing ones included", ylabel="captions", title=f"{len(found.lengths):,} captions"
+    )
+    lengths.legend()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> int:
+    """Describe; the exit code is 2 where there is nothing to describe."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", help="the set, as --data.root")
+    parser.add_argument("--split", default="train", help="(%(default)s)")
+    parser.add_argument("--max-length", type=int, default=36, help="the cut, as --data.max-length (%(default)s)")
+    parser.add_argument("--tokenizer", default="", help="as --data.tokenizer; else one trained on the captions")
+    parser.add_argument("--vocab-size", type=int, default=1024, help="of the trained one (%(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="(%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("description"), help="files to write, without ending")
+    args = parser.parse_args()
+    try:
+        source = open_source(fitting(args.root), args.split)
+        trained = None if args.tokenizer else train_tokenizer(iterate_captions(source), args.vocab_size)
+        tokenizer = trained or load_tokenizer(args.tokenizer)
+        found = describe(source, tokenizer, args.threads)
+        rows = table(found, source, args.max_length)
+        width = max(len(name) for name, _ in rows)
+        print("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
+        for message in list(source.faults.skipped)[:20]:
+            print(f"  {message}")
+        lines = [f"# {args.root}, {args.split}", "", "| | |", "| --- | ---: |"]
+        lines += [f"| {name} | {value} |" for name, value in rows]
+        args.out.with_suffix(".md").write_text("\n".join([*lines, "", *map("- {}".format, source.faults.skipped), ""]))
+        draw(found, args.max_length, args.out.with_suffix(".png"))
+    except (DataError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"written: {args.out.with_suffix('.md')}, {args.out.with_suffix('.png')}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
