@@ -66,7 +66,7 @@ def main() -> int:
 def make_builder(args: argparse.Namespace, common: dict[str, Any]) -> CaptionsBuilder:
     """The builder that the arguments ask for."""
     pictures = common["pictures"]
-    name = (args.division if args.folder is None else "folder") + (f"_{pictures.name}" if pictures else "")
+    name = f"{args.division if args.folder is None else 'folder'}_{pictures.name if pictures else 'full'}"
     where = {"data_dir": str(args.out), "file_format": "array_record"}
     if args.folder is None:
         return CocoCaptions2017(config=CocoConfig(name=name, division=args.division, **common), **where)

@@ -6,6 +6,7 @@ Neither preparing nor reading needs TensorFlow. `prepared.py` reads what is writ
 import contextlib
 import errno
 import io
+import os
 import shutil
 import zlib
 from abc import abstractmethod
@@ -267,8 +268,8 @@ def _write(builder: CaptionsBuilder, source: Path) -> None:
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # tfds speaks of downloads
             builder.download_and_prepare(download_dir=builder.staging, download_config=settings)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except (OSError, RuntimeError) as error:
+        if os.strerror(errno.ENOSPC) not in str(error):  # array_record's writer has no errno
             raise
         raise DataError(
             f"{builder.staging.parent}: the disk is full. Nothing half-written counts as a set; make room and start "

@@ -292,14 +292,22 @@ def test_a_fault_stops_the_preparation_or_is_skipped_and_counted(coco, tmp_path,
     assert len(open_source(data_config(tmp_path / "out"), "train")) == left
 
 
-def test_a_full_disk_leaves_nothing_that_is_read_and_what_was_resized(coco, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        # array_record's, as seen on a full file system
+        RuntimeError('Failed to finalize writing of split "train": write() failed: No space left on device; writing x'),
+    ],
+)
+def test_a_full_disk_leaves_nothing_that_is_read_and_what_was_resized(coco, tmp_path, monkeypatch, error):
     written = 0
 
     def write_to_a_small_disk(path, data):
         nonlocal written
         written += 1
         if written > 7:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise error
         write_whole(path, data)
 
     write_whole = prepare_module.write_whole
