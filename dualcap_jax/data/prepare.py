@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -116,7 +117,9 @@ class CaptionsBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator]:
         self.faults = Faults(self.builder_config.on_error)
-        splits = self.entries(Path(dl_manager.manual_dir))
+        source = Path(dl_manager.manual_dir)
+        self.info.metadata["source"] = str(source.absolute())
+        splits = self.entries(source)
         return {split: self._generate_examples(split, entries) for split, entries in splits.items()}
 
     def _generate_examples(self, split: str, entries: list[Entry]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -160,6 +163,8 @@ class CaptionsBuilder(tfds.core.GeneratorBasedBuilder):
             image = decode_image(data)
         except ImageError as error:
             return f"image '{entry.filename}': {error}"
+        except (OSError, BadZipFile) as error:
+            return f"image '{entry.filename}': can't be read ({error})"
         if entry.size is not None and entry.size != image.size:
             sides, listed = (f"{width} x {height}" for width, height in (image.size, entry.size))
             return f"image '{entry.filename}': is {sides} pixels, its annotation says {listed}"
@@ -242,13 +247,18 @@ def prepare(builder: CaptionsBuilder, source: Path) -> Path:
         The set's directory.
 
     Raises:
-        DataError: for faults in the source, another preparation at the same place, or a full disk.
+        DataError: for faults in the source, a set of another source or another preparation at the same place, or a
+            full disk.
     """
     directory = Path(builder.data_dir)
     directory.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(directory.parent / ".lock", timeout=0):
-            if not directory.exists():
+            if directory.exists():
+                if (there := read_metadata(directory)["source"]) != str(source.absolute()):
+                    raise DataError(f"{directory}: was prepared from {there}; delete it, or write to another directory")
+                print(f"{directory}: is there already; delete it to prepare it anew")
+            else:
                 for left in directory.parent.glob("incomplete.*"):
                     shutil.rmtree(left)
                 builder.staging = directory.parent / "resized"

@@ -85,14 +85,14 @@ def find_prepared(root: Path) -> Path | None:
 
 
 def read_metadata(directory: Path) -> dict[str, Any]:
-    """What `prepare.py` noted of a set: `splits` (filenames, captions) and `pictures` (how they were cropped, or None).
+    """What `prepare.py` noted of a set: `splits` (filenames, captions), `pictures` (their crop or None) and `source`.
 
     Raises:
         DataError: it was not written by it.
     """
     try:
         metadata = json.loads((directory / "metadata.json").read_bytes())
-        metadata["splits"], metadata["pictures"]
+        metadata["splits"], metadata["pictures"], metadata["source"]
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{directory}: no set that scripts/prepare_coco.py wrote whole ({error})") from None
     return metadata

@@ -117,6 +117,10 @@ def open_source(config: DataConfig, split: str) -> Source:
 
     faults = Faults(config.on_error)
     if prepared := find_prepared(Path(config.root)):
+        if others := _layouts(Path(config.root)):
+            raise DataError(
+                f"data.root='{config.root}' holds {others[0]} and a prepared set: name that one, '{prepared}'"
+            )
         return open_prepared(prepared, config, split, faults)
     entries, available = read_entries(config, split, faults)
     if entries:
@@ -144,17 +148,21 @@ def _find_layout(root: Path) -> dict[str, Path] | Path:
     """COCO's annotation files by split, or the captions file."""
     if not root.is_dir():
         raise DataError(f"data.root='{root}' is not a directory")
-    files = [root / name for name in ("captions.jsonl", "captions.csv") if (root / name).is_file()]
-    coco = find_coco_annotations(root)
-    if len(files) + bool(coco) > 1:
-        names = [*(["annotations/captions_*.json"] if coco else []), *(file.name for file in files)]
+    names = _layouts(root)
+    if len(names) > 1:
         raise DataError(f"data.root='{root}' holds {' and '.join(names)}: keep one of them")
-    if not files and not coco:
+    if not names:
         raise DataError(
             f"data.root='{root}' holds no annotations/captions_{{train,val}}*.json (a COCO layout), no "
             "captions.jsonl, no captions.csv and no prepared set"
         )
-    return coco or files[0]
+    return find_coco_annotations(root) or root / names[0]
+
+
+def _layouts(root: Path) -> list[str]:
+    """The layouts that a directory holds, by what tells them."""
+    coco = ["annotations/captions_*.json"] if find_coco_annotations(root) else []
+    return coco + [name for name in ("captions.jsonl", "captions.csv") if (root / name).is_file()]
 
 
 def iterate_captions(source: Source) -> Iterator[str]:

@@ -338,6 +338,27 @@ def test_two_preparations_at_once(coco, tmp_path):
     prepare(builder, coco)
 
 
+def test_a_set_that_is_there_is_left_alone_and_one_of_another_source_refused(coco, tmp_path, capsys):
+    directory = prepare(coco_builder(tmp_path / "out"), coco)
+    written = {path: path.stat().st_mtime_ns for path in directory.iterdir()}
+    prepare(coco_builder(tmp_path / "out"), coco)
+    assert "is there already; delete it to prepare it anew" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in directory.iterdir()} == written
+    write_coco(tmp_path / "other")
+    with pytest.raises(DataError, match=f"was prepared from {coco}; delete it, or write to another directory"):
+        prepare(coco_builder(tmp_path / "out"), tmp_path / "other")
+
+
+def test_of_several_sets_in_one_place_one_must_be_named(coco, tmp_path):
+    directory = prepare(coco_builder(coco), coco)
+    with pytest.raises(DataError, match=r"holds annotations/captions_\*\.json and a prepared set: name that one"):
+        open_source(data_config(coco), "train")
+    prepare(coco_builder(coco, name="squares", pictures=Pictures(16, 16)), coco)
+    with pytest.raises(DataError, match="holds several prepared sets: name one of"):
+        open_source(data_config(coco), "train")
+    assert len(open_source(data_config(directory), "train")) == TRAIN
+
+
 def run_script(*args, **kwargs) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, SCRIPT, *map(str, args)],
