@@ -1,12 +1,13 @@
 """Caption pictures: python -m dualcap_jax.caption WORKDIR PICTURE_OR_FOLDER... [--num-beams 5] [--format jsonl]."""
 
 import json
+import os
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -17,6 +18,9 @@ from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.images import ImageError, prepare_image
 from dualcap_jax.decoding.config import DecodingConfig
 from dualcap_jax.training.checkpoints import Which
+
+GIVEN = 0.7
+"""Nats from which on the picture counts as what gave a word: it made it twice as likely."""
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
@@ -31,6 +35,9 @@ class Arguments:
     """Picture files, and folders whose pictures are taken, those in folders below too."""
     format: Literal["text", "jsonl"] = "text"
     """text: path, tab, caption. jsonl: one JSON object a line, with scores."""
+    explain: bool = False
+    """Show how much of each word the picture gave, in nats: what it adds to the language model's own score. On a
+    terminal the words that it gave are green."""
     checkpoint: Which = "best"
     """best (by validation loss) or latest."""
     decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")] = field(default_factory=DecodingConfig)
@@ -74,11 +81,26 @@ class Pictures:
                 yield image
 
 
-def render(path: Path, caption: Caption, form: str) -> str:
-    """One line of output."""
+def coloured(caption: Caption, terminal: bool) -> str:
+    """A caption's words: green where the picture made them likelier, or each with what it added."""
+    if not terminal:
+        return " ".join(f"{word.text}({word.seen:+.1f})" for word in caption.words)
+    return " ".join(f"\033[32m{word.text}\033[0m" if word.seen > GIVEN else word.text for word in caption.words)
+
+
+def as_json(caption: Caption) -> dict[str, Any]:
+    """What is printed of a caption as JSON."""
+    words = [{"word": w.text, "log_prob": w.log_prob, "language_log_prob": w.language_log_prob} for w in caption.words]
+    values = {"caption": caption.text, "score": caption.score, "log_prob": caption.log_prob}
+    return values | ({"words": words} if words else {})
+
+
+def render(path: Path, caption: Caption, form: str, terminal: bool = False) -> str:
+    """One line of output for each caption of a picture, or one for the picture."""
+    all_captions = (caption, *caption.others)
     if form == "text":
-        return "\n".join(f"{path}\t{each.text}" for each in (caption, *caption.others))
-    values = [{"caption": c.text, "score": c.score, "log_prob": c.log_prob} for c in (caption, *caption.others)]
+        return "\n".join(f"{path}\t{coloured(c, terminal) if c.words else c.text}" for c in all_captions)
+    values = [as_json(c) for c in all_captions]
     others = {"others": values[1:]} if values[1:] else {}
     return json.dumps({"image": str(path), **values[0], **others}, ensure_ascii=False)
 
@@ -93,8 +115,9 @@ def main(args: Sequence[str]) -> int:
 
     data = captioner.config.data
     pictures = Pictures(arguments.pictures, data)
-    for caption in captioner.caption_prepared(pictures, arguments.decoding):
-        print(render(pictures.read.popleft(), caption, arguments.format), flush=True)
+    terminal = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    for caption in captioner.caption_prepared(pictures, arguments.decoding, arguments.explain):
+        print(render(pictures.read.popleft(), caption, arguments.format, terminal), flush=True)
     return 1 if pictures.failed else 0
 
 

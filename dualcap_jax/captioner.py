@@ -1,6 +1,7 @@
 """What a user imports: images in, captions with scores out."""
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,8 +19,9 @@ from safetensors.numpy import save_file
 from dualcap_jax.config import ConfigError, ExperimentConfig, load_json, save_json
 from dualcap_jax.data.images import crop_image, decode_image, upright_rgb
 from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer
-from dualcap_jax.decoding.beam_search import beam_search
+from dualcap_jax.decoding.beam_search import BeamSearchResult, beam_search
 from dualcap_jax.decoding.config import DecodingConfig
+from dualcap_jax.decoding.sampling import sample
 from dualcap_jax.pretrained.files import locate, read_tensors
 from dualcap_jax.pretrained.tables import PretrainedError, export, own_table, port
 from dualcap_jax.training.checkpoints import Which, restore_model
@@ -30,14 +32,36 @@ Picture = str | os.PathLike | bytes | Image.Image | np.ndarray
 
 
 @dataclass(frozen=True)
+class Word:
+    """One word of a caption, and where it comes from."""
+
+    text: str
+    log_prob: float
+    """Log-probability of its tokens, in nats."""
+    language_log_prob: float
+    """The same under the language model alone, the merger and with it the picture left out."""
+
+    @property
+    def seen(self) -> float:
+        """What the picture added to the word's log-probability, in nats: above 0 it was seen, else guessed."""
+        return self.log_prob - self.language_log_prob
+
+
+@dataclass(frozen=True)
 class Caption:
     """One caption of one picture."""
 
     text: str
     score: float
-    """What hypotheses are ranked by: log_prob / generated tokens ** length_penalty."""
+    """What hypotheses are ranked by: their log-probability, as constrained, / generated tokens ** length_penalty."""
     log_prob: float
-    """Log-probability of the whole caption, its end included, in nats."""
+    """Log-probability of the whole caption after the prompt, its end included, in nats."""
+    tokens: tuple[str, ...] = ()
+    """What was generated, token by token, the end left out; a token that begins a word begins with a space."""
+    token_log_probs: tuple[float, ...] = ()
+    """Log-probability of each of them and, last, of the end where it was reached, in nats."""
+    words: tuple[Word, ...] = ()
+    """Each word, prompt included, and how much of it was seen; where that was asked for."""
     others: tuple["Caption", ...] = ()
     """The next best, where more than one was asked for."""
 
@@ -50,20 +74,46 @@ def _open(picture: Picture) -> Image.Image:
     return decode_image(picture if isinstance(picture, bytes) else Path(picture).read_bytes())
 
 
-@partial(jax.jit, static_argnames=("graphdef", "decoding", "end_id"))
-def _search(model: dict[str, Any], images, *, graphdef: nnx.GraphDef, decoding: DecodingConfig, end_id: int):
+@partial(jax.jit, static_argnames=("graphdef", "decoding", "end_id", "bad_words"))
+def _search(
+    model: dict[str, Any],
+    images,
+    start,
+    indices,
+    *,
+    graphdef: nnx.GraphDef,
+    decoding: DecodingConfig,
+    end_id,
+    bad_words,
+):
     network = nnx.merge(graphdef, model["params"], model["batch_stats"], copy=True)
     batch = images.shape[0]
-    return beam_search(
+    beams = decoding.num_return_sequences if decoding.do_sample else decoding.num_beams
+    about = (
         network.next_logits,
         network.reorder_cache,
-        network.init_cache(batch, decoding.num_beams, decoding.max_length),
+        network.init_cache(batch, beams, decoding.max_length),
         network.encode(images),
-        jnp.full(batch, end_id, jnp.int32),
-        config=decoding,
-        end_id=end_id,
-        pad_id=end_id,
+        jnp.broadcast_to(start, (batch, len(start))),
     )
+    settings = {"config": decoding, "end_id": end_id, "pad_id": end_id, "bad_words": bad_words}
+    if decoding.do_sample:
+        keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(decoding.seed)))(indices)
+        return sample(*about, keys, **settings)
+    return beam_search(*about, **settings)
+
+
+@partial(jax.jit, static_argnames="graphdef")
+def _explain(model: dict[str, Any], images, tokens, lengths, *, graphdef: nnx.GraphDef):
+    """Log-probabilities of all tokens after the first, with the picture and without: [batch, captions, length - 1]."""
+    network = nnx.merge(graphdef, model["params"], model["batch_stats"], copy=True)
+    mask = jnp.arange(tokens.shape[-1] - 1) < lengths[..., None]
+
+    def of_labels(logits):
+        return jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., 1:, None], -1)[..., 0]
+
+    before = tokens[..., :-1]
+    return of_labels(network(images, before, mask)), of_labels(network.language_logits(before, mask))
 
 
 class Captioner:
@@ -162,12 +212,15 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
     def __call__(
         self,
         images: Sequence[Picture],
+        *,
+        explain: bool = False,
         **decoding: Any,
     ) -> list[Caption]:
         """Caption pictures.
 
         Args:
             images: of any size.
+            explain: give each caption's `words`, with what the picture added to each.
             decoding: fields of `DecodingConfig` to change, such as num_beams=1 or num_return_sequences=3.
 
         Raises:
@@ -175,31 +228,75 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         """
         data = self.config.data
         prepared = (crop_image(_open(image), data.image_size, data.resize, data.interpolation) for image in images)
-        return list(self.caption_prepared(prepared, replace(self.config.decoding, **decoding)))
+        return list(self.caption_prepared(prepared, replace(self.config.decoding, **decoding), explain))
 
-    def caption_prepared(self, images: Iterable[np.ndarray], decoding: DecodingConfig) -> Iterator[Caption]:
+    def caption_prepared(
+        self, images: Iterable[np.ndarray], decoding: DecodingConfig, explain: bool = False
+    ) -> Iterator[Caption]:
         """Captions of pictures already of the network's size, as they come, batch by batch.
 
         Args:
             images: uint8 [size, size, 3], as `prepare_image` makes them.
             decoding: settings of the search; the last batch is filled up, so that one compilation serves all.
+            explain: as for `__call__`.
+
+        Raises:
+            ConfigError: when the prompt leaves no room.
         """
-        pending = iter(images)
+        start = [self.tokenizer.end_id]
+        if decoding.prompt.strip():
+            start = self.tokenizer.encode(decoding.prompt, sys.maxsize)[:-1]
+        if len(start) >= decoding.max_length:
+            raise ConfigError(
+                f"decoding.prompt={decoding.prompt!r}: {len(start)} tokens leave nothing of decoding.max_length="
+                f"{decoding.max_length}"
+            )
+        bad_words = tuple(tuple(self.tokenizer.encode(word, sys.maxsize)[1:-1]) for word in decoding.bad_words)
+        settings = replace(decoding, prompt="", bad_words=(), batch_size=1)  # what a compilation does not hang on
+        pending, done = iter(images), 0
         while chunk := list(islice(pending, decoding.batch_size)):
             filled = chunk + [chunk[-1]] * (decoding.batch_size - len(chunk))
+            images = np.stack(filled)
             found = _search(
                 self.model,
-                np.stack(filled),
+                images,
+                np.array(start, np.int32),
+                done + np.arange(len(filled)),
                 graphdef=self._graphdef,
-                decoding=decoding,
+                decoding=settings,
                 end_id=self.tokenizer.end_id,
+                bad_words=bad_words,
             )
-            tokens, lengths, scores, log_probs = jax.device_get(found)
+            done += len(chunk)
+            seen = (
+                _explain(self.model, images, found.tokens, found.lengths, graphdef=self._graphdef) if explain else None
+            )
+            found, seen = jax.device_get((found, seen))
             for row in range(len(chunk)):
                 captions = [
-                    Caption(self.tokenizer.decode(ids[:length]), float(score), float(log_prob))
-                    for ids, length, score, log_prob in zip(
-                        tokens[row], lengths[row], scores[row], log_probs[row], strict=True
-                    )
+                    self._caption(found, (row, rank), len(start), seen) for rank in range(found.scores.shape[1])
                 ]
                 yield replace(captions[0], others=tuple(captions[1:]))
+
+    def _caption(self, found: BeamSearchResult, at: tuple[int, int], prompt: int, seen) -> Caption:
+        length, decode = found.lengths[at], self.tokenizer.decode
+        ids = found.tokens[at][:length].tolist()
+        own = found.token_log_probs[at][prompt:length].tolist()
+        words = () if seen is None else self._words(ids, *(log_probs[at].tolist() for log_probs in seen))
+        return Caption(
+            decode(ids),
+            float(found.scores[at]),
+            sum(own),
+            tuple(self.tokenizer.pieces(ids[prompt:])),
+            tuple(own),
+            words,
+        )
+
+    def _words(self, ids: list[int], log_probs: list[float], language: list[float]) -> tuple[Word, ...]:
+        """Tokens after the first, joined to words."""
+        pieces = self.tokenizer.pieces(ids[1:])
+        starts = [i for i, piece in enumerate(pieces) if i == 0 or piece[:1].isspace()]
+        return tuple(
+            Word(self.tokenizer.decode(ids[1 + a : 1 + b]), sum(log_probs[a:b]), sum(language[a:b]))
+            for a, b in zip(starts, [*starts[1:], len(pieces)], strict=True)
+        )

@@ -22,15 +22,21 @@ def parse(kind: type[T], args: Sequence[str], command: str, description: str, de
     """Arguments of a command as an instance of the dataclass `kind`.
 
     Prints help, or what is wrong with which argument, and exits where need be (code 0 or 2).
+
+    Raises:
+        ConfigError: for a field with an impossible value.
     """
-    return tyro.cli(
-        kind,
-        args=args,
-        default=default,
-        prog=f"python -m dualcap_jax.{command}",
-        description=description,
-        config=(tyro.conf.FlagConversionOff,),
-    )
+    try:
+        return tyro.cli(
+            kind,
+            args=args,
+            default=default,
+            prog=f"python -m dualcap_jax.{command}",
+            description=description,
+            config=(tyro.conf.FlagConversionOff,),
+        )
+    except ValueError as error:  # of fields without a prefix, which tyro lets through
+        raise ConfigError(str(error)) from None
 
 
 def keep_freed_memory() -> None:

@@ -63,7 +63,7 @@ def our_jobs(args: argparse.Namespace):
             network.reorder_cache,
             network.init_cache(rows, search.num_beams, search.max_length),
             features,
-            jnp.full(rows, end, jnp.int32),
+            jnp.full((rows, 1), end, jnp.int32),
             config=search,
             end_id=end,
             pad_id=end,

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dualcap_jax import train
+from dualcap_jax import caption, train
 from dualcap_jax.cli import run as run_main
 from dualcap_jax.config import ConfigError, ExperimentConfig, load_experiment, load_json, save_json
 
@@ -42,6 +42,23 @@ def test_training_refuses(args, message, tmp_path, capsys, monkeypatch):
     assert code == 2
     assert message in printed
     assert not list(tmp_path.iterdir())  # nothing was begun
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--num-beams", "0"], "decoding.num_beams=0: must be at least 1"),
+        (["--do-sample", "True", "--temperature", "0"], "decoding.temperature=0.0: must be more than 0"),
+        (["--top-p", "1.5"], "decoding.top_p=1.5: must be more than 0 and at most 1"),
+        (["--bad-words", "dog", ""], "must not hold an empty word"),
+        (["--num-beams", "many"], "--num-beams"),
+        ([], "not a run directory"),
+    ],
+)
+def test_captioning_refuses(args, message, tmp_path, capsys, monkeypatch):
+    code, printed = errors_of(caption.main, [tmp_path, "picture.png", *args], capsys, monkeypatch)
+    assert code == 2
+    assert message in printed
 
 
 def test_help_lists_every_field_with_its_meaning_and_default(capsys, monkeypatch):

@@ -63,6 +63,10 @@ class CaptionTokenizer:
             ids = ids[: ids.index(self.end_id)]
         return self._tokenizer.decode(ids, skip_special_tokens=False).strip()
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token but for closing ones; what is part of a character is "\ufffd"."""
+        return [self._tokenizer.decode([int(token)]) for token in ids if token != self.end_id]
+
     def save(self, directory: str | Path) -> None:
         """Write vocab.json, merges.txt and the little that transformers wants beside them."""
         directory = Path(directory)

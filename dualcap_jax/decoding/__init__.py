@@ -2,5 +2,6 @@
 
 from .beam_search import BeamSearchResult, NextLogits, Reorder, beam_search
 from .config import DecodingConfig
+from .sampling import sample
 
-__all__ = ["BeamSearchResult", "DecodingConfig", "NextLogits", "Reorder", "beam_search"]
+__all__ = ["BeamSearchResult", "DecodingConfig", "NextLogits", "Reorder", "beam_search", "sample"]

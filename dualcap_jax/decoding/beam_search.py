@@ -4,6 +4,7 @@ The judge is `GenerationMixin._beam_search` of transformers 5.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .config import DecodingConfig
+from .constraints import Phrases, constrain
 
 Cache = Any
 """Any pytree: what the model remembers of the hypotheses."""
@@ -41,9 +43,10 @@ class BeamSearchResult(NamedTuple):
     lengths: Int[Array, "batch returned"]
     """int32, tokens before the padding, start and end counted."""
     scores: Float[Array, "batch returned"]
-    """float32, log-probability / generated tokens ** length_penalty: what the hypotheses are ranked by."""
-    log_probs: Float[Array, "batch returned"]
-    """float32, log-probability of the caption in nats, its end token included."""
+    """float32, what the hypotheses are ranked by: the sum of their tokens' constrained log-probabilities over
+    generated tokens ** length_penalty."""
+    token_log_probs: Float[Array, "batch returned max_length"]
+    """float32, the model's own log-probability of each generated token, in nats; 0 for start and padding."""
 
 
 class _State(NamedTuple):
@@ -51,9 +54,11 @@ class _State(NamedTuple):
 
     length: Int[Array, ""]  # tokens in each live sequence, the start token counted
     sequences: Int[Array, "batch beams max_length"]  # live hypotheses, best first
-    log_probs: Float[Array, "batch beams"]  # their summed log-probabilities
+    log_probs: Float[Array, "batch beams"]  # their summed log-probabilities, as constrained
+    token_log_probs: Float[Array, "batch beams max_length"]  # of each of their tokens, as the model has it
     ancestors: Int[Array, "batch beams"]  # the beam of the step before that each one continues
     finished: Int[Array, "batch beams max_length"]  # finished hypotheses, best first
+    finished_log_probs: Float[Array, "batch beams max_length"]  # of each of their tokens
     lengths: Int[Array, "batch beams"]  # their lengths, start and end token counted
     scores: Float[Array, "batch beams"]  # their normalised scores, NEGLIGIBLE where there is none yet
     is_finished: Bool[Array, "batch beams"]  # whether there is one
@@ -65,36 +70,39 @@ def beam_search(
     reorder: Reorder,
     cache: Cache,
     context: Context,
-    start: Int[Array, "batch"],
+    start: Int[Array, "batch prompt"],
     *,
     config: DecodingConfig,
     end_id: int,
     pad_id: int,
+    bad_words: Phrases = (),
 ) -> BeamSearchResult:
-    """Find the most probable continuations of one start token for each example of a batch.
+    """Find the most probable continuations of each example's first tokens.
 
-    A pure function of static shapes, to be called inside `jax.jit` with config and ids static. The first step is of
-    one hypothesis for each example, all others of `num_beams`; the loop ends when all examples are done.
+    A pure function of static shapes, to be called inside `jax.jit` with config and ids static. The prompt is of one
+    hypothesis for each example, all that follows of `num_beams`; the loop ends when all examples are done.
 
     Args:
         next_logits: The model. Its logits may be of any float type; the search computes in float32.
         reorder: How its cache follows the hypotheses.
         cache: Empty, with room for at least `max_length - 1` positions.
         context: What else the model needs of each example (an image vector). `None` where there is nothing.
-        start: int32, the first token of each example.
+        start: int32, the first tokens of each example, fewer than `max_length`.
         config: Settings of the search; with 1 beam this is greedy search.
         end_id: The token that ends a caption.
         pad_id: The token written after the end.
+        bad_words: Token ids of phrases that may not occur.
 
     Returns:
         The `num_return_sequences` best captions of each example. Where vocabulary and bans leave fewer, the
         rest mean nothing: their scores are of the order of -1e9.
     """
-    batch, beams = start.shape[0], config.num_beams
+    (batch, prompt), beams = start.shape, config.num_beams
     state = _initial_state(start, config, pad_id)
+    advance = partial(_advance, config=config, prompt=prompt, end_id=end_id, bad_words=bad_words)
 
-    logits, cache = next_logits(start[:, None], jnp.int32(0), cache, context)
-    state = _advance(state, jnp.broadcast_to(logits, (batch, beams, logits.shape[-1])), config, end_id)
+    logits, cache = read_prompt(next_logits, cache, context, start)
+    state = advance(state, jnp.broadcast_to(logits, (batch, beams, logits.shape[-1])))
     cache = reorder(cache, jnp.zeros((batch, beams), jnp.int32))
 
     def is_unfinished(carry: tuple[_State, Cache]) -> Bool[Array, ""]:
@@ -106,14 +114,29 @@ def beam_search(
         state, cache = carry
         last = jax.lax.dynamic_index_in_dim(state.sequences, state.length - 1, axis=2, keepdims=False)
         logits, cache = next_logits(last, state.length - 1, reorder(cache, state.ancestors), context)
-        return _advance(state, logits, config, end_id), cache
+        return advance(state, logits), cache
 
     state, _ = jax.lax.while_loop(is_unfinished, step, (state, cache))
 
     best = slice(None), slice(config.num_return_sequences)
-    lengths, scores = state.lengths[best], state.scores[best]
-    log_probs = scores * _length_norms(config)[lengths - 1]
-    return BeamSearchResult(state.finished[best], lengths, scores, log_probs)
+    return BeamSearchResult(
+        state.finished[best], state.lengths[best], state.scores[best], state.finished_log_probs[best]
+    )
+
+
+def read_prompt(
+    next_logits: NextLogits, cache: Cache, context: Context, start: Int[Array, "batch prompt"]
+) -> tuple[Float[Array, "batch 1 vocabulary"], Cache]:
+    """Feed the first tokens, one hypothesis for each example; the logits of the token after them, and the cache."""
+    last = start.shape[1] - 1
+    if last:
+
+        def feed(position: Int[Array, ""], cache: Cache) -> Cache:
+            token = jax.lax.dynamic_index_in_dim(start, position, axis=1)
+            return next_logits(token, position, cache, context)[1]
+
+        cache = jax.lax.fori_loop(0, last, feed, cache)
+    return next_logits(start[:, last:], jnp.int32(last), cache, context)
 
 
 def _early_stopping(config: DecodingConfig) -> bool | str:
@@ -127,40 +150,59 @@ def _length_norms(config: DecodingConfig) -> Float[Array, "max_length"]:
     return jnp.asarray(generated**config.length_penalty, jnp.float32)
 
 
-def _initial_state(start: Int[Array, "batch"], config: DecodingConfig, pad_id: int) -> _State:
-    """One live hypothesis for each example, the start token, and none finished."""
-    shape = start.shape[0], config.num_beams
-    sequences = jnp.full((*shape, config.max_length), pad_id, jnp.int32).at[:, :, 0].set(start[:, None])
+def _initial_state(start: Int[Array, "batch prompt"], config: DecodingConfig, pad_id: int) -> _State:
+    """One live hypothesis for each example, its first tokens, and none finished."""
+    (batch, prompt), beams = start.shape, config.num_beams
+    shape = batch, beams
+    sequences = jnp.full((*shape, config.max_length), pad_id, jnp.int32).at[:, :, :prompt].set(start[:, None])
+    nothing = jnp.zeros((*shape, config.max_length), jnp.float32)
     return _State(
-        length=jnp.int32(1),
+        length=jnp.int32(prompt),
         sequences=sequences,
         log_probs=jnp.full(shape, NEGLIGIBLE, jnp.float32).at[:, 0].set(0.0),
+        token_log_probs=nothing,
         ancestors=jnp.zeros(shape, jnp.int32),
         finished=sequences,
-        lengths=jnp.ones(shape, jnp.int32),
+        finished_log_probs=nothing,
+        lengths=jnp.full(shape, prompt, jnp.int32),
         scores=jnp.full(shape, NEGLIGIBLE, jnp.float32),
         is_finished=jnp.zeros(shape, bool),
-        improvable=jnp.ones((shape[0], 1), bool),
+        improvable=jnp.ones((batch, 1), bool),
     )
 
 
 def _advance(
-    state: _State, logits: Float[Array, "batch beams vocabulary"], config: DecodingConfig, end_id: int
+    state: _State,
+    logits: Float[Array, "batch beams vocabulary"],
+    *,
+    config: DecodingConfig,
+    prompt: int,
+    end_id: int,
+    bad_words: Phrases,
 ) -> _State:
     """Extend all live hypotheses by one token."""
     batch, beams, vocabulary = logits.shape
     norms, early_stopping = _length_norms(config), _early_stopping(config)
 
-    # Bans come after the log-softmax over the raw logits: they take probability away and give it to nobody.
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-    log_probs = ban_repeated_ngrams(log_probs, state.sequences, state.length, config.no_repeat_ngram_size)
-    totals = (log_probs + state.log_probs[:, :, None]).reshape(batch, beams * vocabulary)
+    rules = state.sequences, state.length, config, end_id, bad_words
+    if beams > 1:  # what a ban takes away is given to nobody
+        constrained = constrain(log_probs, *rules)
+    else:  # greedy search is constrained before the softmax
+        constrained = jax.nn.log_softmax(constrain(logits.astype(jnp.float32), *rules))
+    totals = (constrained + state.log_probs[:, :, None]).reshape(batch, beams * vocabulary)
 
     # Twice as many candidates as beams: if all the best end here, the live beams can still be filled.
     candidate_log_probs, flat = top_k(totals, 2 * beams)
     ancestors, tokens = flat // vocabulary, flat % vocabulary
-    candidates = jnp.take_along_axis(state.sequences, ancestors[:, :, None], axis=1)
-    candidates = jax.lax.dynamic_update_index_in_dim(candidates, tokens, state.length, axis=2)
+
+    def extend(rows: Array, new: Array) -> Array:
+        rows = jnp.take_along_axis(rows, ancestors[:, :, None], axis=1)
+        return jax.lax.dynamic_update_index_in_dim(rows, new, state.length, axis=2)
+
+    candidates = extend(state.sequences, tokens)
+    own_log_probs = jnp.take_along_axis(log_probs.reshape(batch, -1), flat, axis=1)
+    candidates_log_probs = extend(state.token_log_probs, own_log_probs)
     length = state.length + 1
     ends = (tokens == end_id) | (length >= config.max_length)
 
@@ -170,7 +212,7 @@ def _advance(
     # The best that end join the finished, if they rank among the first num_beams and the example isn't done.
     joins = ends & (jnp.arange(2 * beams) < beams)
     closed = ~state.improvable | (jnp.all(state.is_finished, axis=1, keepdims=True) & (early_stopping is True))
-    candidate_scores = candidate_log_probs / norms[length - 1]
+    candidate_scores = candidate_log_probs / norms[length - prompt]
     candidate_scores += closed * NEGLIGIBLE + ~joins * NEGLIGIBLE
     scores, kept = jax.lax.top_k(jnp.concatenate([state.scores, candidate_scores], axis=1), beams)
 
@@ -181,7 +223,8 @@ def _advance(
     is_finished = keep(state.is_finished, joins)
 
     # Could the best live hypothesis still beat the worst finished one?
-    favourable = config.max_length - 1 if early_stopping == "never" and config.length_penalty > 0 else length - 1
+    longest = early_stopping == "never" and config.length_penalty > 0
+    favourable = (config.max_length if longest else length) - prompt
     worst = jnp.where(is_finished, scores.min(axis=1, keepdims=True), NEGLIGIBLE)
     can_improve = jnp.any(live_log_probs[:, :1] / norms[favourable] > worst, axis=1, keepdims=True)
 
@@ -189,8 +232,10 @@ def _advance(
         length=length,
         sequences=jnp.take_along_axis(candidates, live[:, :, None], axis=1),
         log_probs=live_log_probs,
+        token_log_probs=jnp.take_along_axis(candidates_log_probs, live[:, :, None], axis=1),
         ancestors=jnp.take_along_axis(ancestors, live, axis=1),
         finished=keep(state.finished, candidates),
+        finished_log_probs=keep(state.finished_log_probs, candidates_log_probs),
         lengths=keep(state.lengths, jnp.full_like(tokens, length)),
         scores=scores,
         is_finished=is_finished,
@@ -219,35 +264,3 @@ def top_k(scores: Float[Array, "batch candidates"], k: int) -> tuple[Float[Array
     indices = (chosen[:, :, None] * width + jnp.arange(width)).reshape(batch, -1)
     best, places = jax.lax.top_k(jnp.take_along_axis(scores, indices, 1, mode="fill", fill_value=-jnp.inf), k)
     return best, jnp.take_along_axis(indices, places, 1)
-
-
-def ban_repeated_ngrams(
-    log_probs: Float[Array, "batch beams vocabulary"],
-    sequences: Int[Array, "batch beams max_length"],
-    length: Int[Array, ""],
-    size: int,
-) -> Float[Array, "batch beams vocabulary"]:
-    """Set to -inf the tokens that would complete an n-gram the sequence already has.
-
-    Args:
-        log_probs: Log-probabilities of the next token.
-        sequences: The tokens so far, the first `length` of each; the rest is not looked at.
-        length: Tokens in each sequence.
-        size: The n of the n-grams; 0 bans nothing.
-
-    Returns:
-        The log-probabilities with the bans.
-    """
-    windows = sequences.shape[-1] - size + 1
-    if size == 0 or windows < 1:
-        return log_probs
-    # A window bans its last token if it begins with the size - 1 tokens that the sequence ends with.
-    suffix = jax.lax.dynamic_slice_in_dim(sequences, length - (size - 1), size - 1, axis=2)
-    matches = jnp.broadcast_to(jnp.arange(windows) + size <= length, (*sequences.shape[:2], windows))
-    for offset in range(size - 1):
-        matches &= sequences[:, :, offset : offset + windows] == suffix[:, :, offset, None]
-    # Windows that ban nothing point past the vocabulary, and are dropped.
-    banned = jnp.where(matches, sequences[:, :, size - 1 :], log_probs.shape[-1])
-    batch, beams = sequences.shape[:2]
-    example, beam = jnp.arange(batch)[:, None, None], jnp.arange(beams)[None, :, None]
-    return log_probs.at[example, beam, banned].set(-jnp.inf, mode="drop")

@@ -17,6 +17,18 @@ class DecodingConfig:
     no_repeat_ngram_size: int = 0
     """No run of this many tokens may occur twice in a caption, the start token counted; 0 allows all."""
 
+    min_length: int = 0
+    """Captions are at least this many tokens long before they end, the start token counted."""
+
+    repetition_penalty: float = 1.0
+    """The scores of tokens that a caption has already are multiplied by it (they are negative); 1 changes nothing."""
+
+    bad_words: tuple[str, ...] = ()
+    """Words and phrases that no caption may hold, as they are written in the middle of a sentence."""
+
+    prompt: str = ""
+    """What captions begin with; the model goes on from there."""
+
     length_penalty: float = 1.0
     """Captions rank by log-probability / generated tokens ** length_penalty; above 0 favours long ones."""
 
@@ -25,7 +37,25 @@ class DecodingConfig:
     present length, beats the worst finished one. never: the same, scored at the most favourable length."""
 
     num_return_sequences: int = 1
-    """Captions returned for each picture, best first; at most num_beams."""
+    """Captions returned for each picture, best first; at most num_beams. Of sampling: as drawn, any number."""
+
+    do_sample: bool = False
+    """Draw captions by chance instead of searching; num_beams and early_stopping are then without meaning."""
+
+    temperature: float = 1.0
+    """Of sampling: logits are divided by it; below 1 the likely becomes likelier."""
+
+    top_k: int = 0
+    """Of sampling: only so many of the likeliest tokens may be drawn (the original's: 10); 0: all."""
+
+    top_p: float = 1.0
+    """Of sampling: only the likeliest tokens that together have this probability may be drawn."""
+
+    min_p: float = 0.0
+    """Of sampling: only tokens at least so many times as likely as the likeliest may be drawn."""
+
+    seed: int = 0
+    """Of sampling: the same seed draws the same captions, in whatever batches the pictures come."""
 
     batch_size: int = 16
     """Pictures searched together in one call."""
@@ -36,17 +66,34 @@ class DecodingConfig:
             ("num_beams", 1),
             ("max_length", 2),
             ("no_repeat_ngram_size", 0),
+            ("min_length", 0),
+            ("top_k", 0),
+            ("seed", 0),
             ("num_return_sequences", 1),
             ("batch_size", 1),
         ]:
             value = getattr(self, name)
             if value < least:
                 raise ValueError(f"decoding.{name}={value}: must be at least {least}")
-        if self.num_return_sequences > self.num_beams:
+        if self.num_return_sequences > self.num_beams and not self.do_sample:
             raise ValueError(
                 f"decoding.num_return_sequences={self.num_return_sequences}: "
                 f"must be at most decoding.num_beams={self.num_beams}"
             )
+        if self.min_length > self.max_length:
+            raise ValueError(
+                f"decoding.min_length={self.min_length}: must be at most decoding.max_length={self.max_length}"
+            )
+        for name in ("repetition_penalty", "temperature"):
+            value = getattr(self, name)
+            if not 0 < value < float("inf"):
+                raise ValueError(f"decoding.{name}={value}: must be more than 0")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"decoding.top_p={self.top_p}: must be more than 0 and at most 1")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"decoding.min_p={self.min_p}: must be 0 to 1")
+        if not all(word.strip() for word in self.bad_words):
+            raise ValueError(f"decoding.bad_words={self.bad_words!r}: must not hold an empty word")
         if not abs(self.length_penalty) < float("inf"):
             raise ValueError(f"decoding.length_penalty={self.length_penalty}: must be a finite number")
         if not (isinstance(self.early_stopping, bool) or self.early_stopping == "never"):

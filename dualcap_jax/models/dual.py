@@ -95,6 +95,14 @@ class DualCaptioner(nnx.Module):
         merged = merge(self.merger, image, hidden, mask, train and "merger" not in frozen)
         return self._logits(merged)
 
+    def language_logits(
+        self, tokens: Int[Array, "batch captions length"], mask: Bool[Array, "batch captions length"]
+    ) -> Float[Array, "batch captions length vocab"]:
+        """Next-token logits, float32, of the language model alone: the merger and with it the picture left out."""
+        batch, captions, length = tokens.shape
+        hidden = self.language(tokens.reshape(-1, length), mask.reshape(-1, length))
+        return self._logits(hidden.reshape(batch, captions, length, -1))
+
     def _logits(self, hidden: Float[Array, "... width"]) -> Float[Array, "... vocab"]:
         embedding = self.language.token_embedding[...].astype(hidden.dtype)
         return jnp.einsum("...w,vw->...v", hidden, embedding, preferred_element_type=jnp.float32)

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 from functools import partial
 
@@ -8,8 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dualcap_jax.decoding import BeamSearchResult, DecodingConfig, beam_search
-from dualcap_jax.decoding.beam_search import ban_repeated_ngrams, top_k
+from dualcap_jax.decoding import DecodingConfig, beam_search
+from dualcap_jax.decoding.beam_search import top_k
+from dualcap_jax.decoding.constraints import ban_repeated_ngrams
 
 from .toy_model import Weights, empty_cache, make_next_logits, make_torch_model, reorder
 
@@ -22,16 +24,17 @@ def torch():
     return pytest.importorskip("torch")
 
 
-@partial(jax.jit, static_argnames=("config",))
-def search(weights: Weights, start: jax.Array, image: jax.Array, config: DecodingConfig) -> BeamSearchResult:
+@partial(jax.jit, static_argnames=("config", "bad_words"))
+def search(weights: Weights, start: jax.Array, image: jax.Array, config: DecodingConfig, bad_words=()):
+    rules = {"config": config, "end_id": END, "pad_id": PAD, "bad_words": bad_words}
     cache = empty_cache(weights, len(start))
-    return beam_search(make_next_logits(weights), reorder, cache, image, start, config=config, end_id=END, pad_id=PAD)
+    return beam_search(make_next_logits(weights), reorder, cache, image, start, **rules)
 
 
-def draw_inputs(seed: int, batch: int, width: int = 8) -> tuple[np.ndarray, np.ndarray]:
+def draw_inputs(seed: int, batch: int, width: int = 8, prompt: int = 1) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
-    start = rng.integers(0, VOCABULARY, batch).astype(np.int32)
-    start[0] = END  # GPT-2 frames a caption with the same token at both ends
+    start = rng.integers(0, VOCABULARY, (batch, prompt)).astype(np.int32)
+    start[0, 0] = END  # GPT-2 frames a caption with the same token at both ends
     return start, rng.normal(size=(batch, width)).astype(np.float32)
 
 
@@ -55,23 +58,58 @@ def decoding_configs(draw: st.DrawFn) -> DecodingConfig:
         length_penalty=draw(st.sampled_from([-0.5, 0.0, 0.6, 1.0, 2.0])),
         early_stopping=draw(st.sampled_from([True, False, "never"])),
         num_return_sequences=draw(st.integers(1, num_beams)),
+        min_length=draw(st.sampled_from([0, 0, 2])),
+        repetition_penalty=draw(st.sampled_from([1.0, 1.0, 1.3, 0.8])),
     )
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
-@given(config=decoding_configs(), batch=st.integers(1, 4), seed=st.integers(0, 1000))
-@example(config=DecodingConfig(5, 16, 2, 1.0, True), batch=3, seed=1)
-@example(config=DecodingConfig(5, 16, 2, 2.0, "never", 5), batch=3, seed=2)
-@example(config=DecodingConfig(4, 16, 0, 0.6, False, 4), batch=4, seed=3)
-@example(config=DecodingConfig(1, 16, 1, 1.0, "never"), batch=2, seed=4)
-def test_sequences_and_scores_are_those_of_transformers(torch, config: DecodingConfig, batch: int, seed: int):
+def rules(beams, length, ngrams, penalty, early_stopping, returned=1, **others) -> DecodingConfig:
+    return DecodingConfig(
+        beams,
+        length,
+        ngrams,
+        length_penalty=penalty,
+        early_stopping=early_stopping,
+        num_return_sequences=returned,
+        **others,
+    )
+
+
+BAD_WORDS = ((4,), (7, 9), (END, 3), (5, 5, 6))
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    config=decoding_configs(),
+    batch=st.integers(1, 4),
+    seed=st.integers(0, 1000),
+    prompt=st.sampled_from([1, 1, 3]),
+    bad_words=st.sampled_from([(), BAD_WORDS]),
+)
+@example(config=rules(5, 16, 2, 1.0, True), batch=3, seed=1, prompt=1, bad_words=())
+@example(config=rules(5, 16, 2, 2.0, "never", 5), batch=3, seed=2, prompt=1, bad_words=BAD_WORDS)
+@example(config=rules(4, 16, 0, 0.6, False, 4), batch=4, seed=3, prompt=4, bad_words=())
+@example(config=rules(1, 16, 1, 1.0, "never"), batch=2, seed=4, prompt=1, bad_words=())
+@example(
+    config=rules(1, 16, 0, 1.0, True, min_length=6, repetition_penalty=1.5), batch=3, seed=5, prompt=2, bad_words=()
+)
+@example(
+    config=rules(6, 16, 0, 1.0, "never", 2, min_length=8, repetition_penalty=1.2),
+    batch=3,
+    seed=6,
+    prompt=3,
+    bad_words=BAD_WORDS,
+)
+def test_sequences_and_scores_are_those_of_transformers(torch, config, batch, seed, prompt, bad_words):
+    if config.max_length <= prompt:
+        config = dataclasses.replace(config, max_length=prompt + 1)
     for end_bias in (-2.0, 1.0, 2.0, 3.0, 5.0):  # an end that is rare to one that is likely at once
         weights = Weights.draw(seed, VOCABULARY, end_id=END, end_bias=end_bias)
-        start, image = draw_inputs(seed, batch)
-        ours = jax.device_get(search(weights, start, image, config))
+        start, image = draw_inputs(seed, batch, prompt=prompt)
+        ours = jax.device_get(search(weights, start, image, config, bad_words))
         with torch.no_grad():
             theirs = make_torch_model(weights).generate(
-                torch.from_numpy(start).long()[:, None],
+                torch.from_numpy(start).long(),
                 image=torch.from_numpy(image),
                 num_beams=config.num_beams,
                 max_length=config.max_length,
@@ -79,6 +117,9 @@ def test_sequences_and_scores_are_those_of_transformers(torch, config: DecodingC
                 length_penalty=config.length_penalty,
                 early_stopping=config.early_stopping,
                 num_return_sequences=config.num_return_sequences,
+                min_length=config.min_length,
+                repetition_penalty=config.repetition_penalty,
+                bad_words_ids=[list(phrase) for phrase in bad_words] or None,
                 do_sample=False,
                 use_cache=False,
                 eos_token_id=END,
@@ -111,7 +152,7 @@ def test_a_beam_wide_enough_finds_the_best_of_all_sequences(length_penalty: floa
         weights = Weights.draw(seed, vocabulary, end_id=END)
         _, image = draw_inputs(seed, 1)
         scores = total_log_probs(weights, padded, lengths, image) / (lengths - 1) ** length_penalty
-        found = search(weights, jnp.array([END]), image, config)
+        found = search(weights, jnp.array([[END]]), image, config)
         assert found.tokens[0, 0].tolist() == padded[scores.argmax()].tolist()
         assert found.scores[0, 0] == pytest.approx(scores.max(), abs=1e-4)
 
@@ -127,9 +168,11 @@ def test_scores_and_lengths_describe_the_returned_tokens():
         assert row[length - 1] == END or length == CONFIG.max_length
         assert END not in row[1 : length - 1]
         assert (row[length:] == PAD).all()
-    assert (found.tokens[:, :, 0] == start[:, None]).all()
+    assert (found.tokens[:, :, 0] == start).all()
     log_probs = total_log_probs(weights, tokens, lengths, image.repeat(3, axis=0))
-    np.testing.assert_allclose(found.log_probs.reshape(12), log_probs, atol=1e-4)
+    np.testing.assert_allclose(found.token_log_probs.sum(-1).reshape(12), log_probs, atol=1e-4)
+    generated = (np.arange(12) > 0) & (np.arange(12) < lengths[:, None])
+    assert ((found.token_log_probs.reshape(12, 12) != 0) == generated).all()
     np.testing.assert_allclose(found.scores.reshape(12), log_probs / (lengths - 1) ** 0.7, atol=1e-4)
     assert (np.diff(found.scores, axis=1) <= 0).all()
 
@@ -153,7 +196,7 @@ def count_steps(config: DecodingConfig, logits: np.ndarray) -> int:
         row = jnp.asarray(logits)[jnp.minimum(position, len(logits) - 1)]
         return jnp.broadcast_to(row, (*tokens.shape, VOCABULARY)), cache
 
-    start, nothing = jnp.zeros(2, jnp.int32), lambda cache, ancestors: cache
+    start, nothing = jnp.zeros((2, 1), jnp.int32), lambda cache, ancestors: cache
     found = beam_search(next_logits, nothing, (), None, start, config=config, end_id=END, pad_id=PAD)
     jax.block_until_ready(found.tokens)
     jax.effects_barrier()
