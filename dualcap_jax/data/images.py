@@ -8,9 +8,13 @@ import io
 from typing import Literal
 
 import numpy as np
-import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
+
+try:
+    import simplejpeg
+except ImportError:  # there is no wheel for every platform
+    simplejpeg = None
 
 # An image of more pixels than this (PIL's own limit) is taken for a decompression bomb.
 MAX_PIXELS = 89_478_485
@@ -47,7 +51,7 @@ def decode_image(data: bytes) -> Image.Image:
         if width * height > MAX_PIXELS:
             raise ImageError(f"{width} x {height} pixels are more than the {MAX_PIXELS} allowed")
         upright = image.getexif().get(_ORIENTATION, 1) == 1
-        if image.format == "JPEG" and image.mode in ("RGB", "L") and upright:
+        if simplejpeg and image.format == "JPEG" and image.mode in ("RGB", "L") and upright:
             return _decode_jpeg(data) or image.convert("RGB")
         return upright_rgb(image)
     except ImageError:

@@ -184,12 +184,12 @@ def _advance(
     batch, beams, vocabulary = logits.shape
     norms, early_stopping = _length_norms(config), _early_stopping(config)
 
-    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    logits = logits.astype(jnp.float32)
     rules = state.sequences, state.length, config, end_id, bad_words
     if beams > 1:  # what a ban takes away is given to nobody
-        constrained = constrain(log_probs, *rules)
+        constrained = constrain(jax.nn.log_softmax(logits), *rules)
     else:  # greedy search is constrained before the softmax
-        constrained = jax.nn.log_softmax(constrain(logits.astype(jnp.float32), *rules))
+        constrained = jax.nn.log_softmax(constrain(logits, *rules))
     totals = (constrained + state.log_probs[:, :, None]).reshape(batch, beams * vocabulary)
 
     # Twice as many candidates as beams: if all the best end here, the live beams can still be filled.
@@ -201,7 +201,9 @@ def _advance(
         return jax.lax.dynamic_update_index_in_dim(rows, new, state.length, axis=2)
 
     candidates = extend(state.sequences, tokens)
-    own_log_probs = jnp.take_along_axis(log_probs.reshape(batch, -1), flat, axis=1)
+    # From the logits, which are there: to keep all log-probabilities for it would cost another array of them.
+    own_log_probs = jnp.take_along_axis(logits.reshape(batch, -1), flat, axis=1)
+    own_log_probs -= jnp.take_along_axis(jax.nn.logsumexp(logits, -1), ancestors, axis=1)
     candidates_log_probs = extend(state.token_log_probs, own_log_probs)
     length = state.length + 1
     ends = (tokens == end_id) | (length >= config.max_length)
