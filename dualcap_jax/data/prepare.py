@@ -165,7 +165,7 @@ class CaptionsBuilder(tfds.core.GeneratorBasedBuilder):
             return f"image '{entry.filename}': {error}"
         except (OSError, BadZipFile) as error:
             return f"image '{entry.filename}': can't be read ({error})"
-        if entry.size is not None and entry.size != image.size:
+        if entry.size is not None and entry.size not in (image.size, image.size[::-1]):  # turned by its EXIF or not
             sides, listed = (f"{width} x {height}" for width, height in (image.size, entry.size))
             return f"image '{entry.filename}': is {sides} pixels, its annotation says {listed}"
         pictures = self.builder_config.pictures

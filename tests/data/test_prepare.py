@@ -292,6 +292,16 @@ def test_a_fault_stops_the_preparation_or_is_skipped_and_counted(coco, tmp_path,
     assert len(open_source(data_config(tmp_path / "out"), "train")) == left
 
 
+def test_a_turned_picture_has_the_size_of_its_annotation_either_way(coco, tmp_path):
+    path = coco / "train2017" / "000000000010.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.open(path).save(path, exif=exif)
+    directory = prepare(coco_builder(tmp_path / "out"), coco)
+    example = tfds.builder_from_directory(str(directory)).as_data_source(split="train")[1]
+    assert (example["width"], example["height"]) == (48, 127)
+
+
 @pytest.mark.parametrize(
     "error",
     [
