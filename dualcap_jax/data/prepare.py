@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from zipfile import BadZipFile
@@ -30,6 +31,9 @@ from dualcap_jax.data.images import ImageError, Interpolation, crop_image, decod
 from dualcap_jax.data.prepared import RecordsSource, read_metadata
 from dualcap_jax.data.records import DataError, Faults
 from dualcap_jax.data.sources import read_entries
+
+SHARD = 1000
+"""Pictures in a file: as many are in memory at once."""
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -78,8 +82,11 @@ class CaptionsConfig(tfds.core.BuilderConfig):
     """That read, decode and encode pictures."""
 
 
-class CaptionsBuilder(tfds.core.GeneratorBasedBuilder):
-    """Records of pictures with their captions; what is in which split is a subclass's."""
+class CaptionsBuilder(tfds.core.ShardBasedBuilder):
+    """Records of pictures with their captions; what is in which split is a subclass's.
+
+    Shard by shard, since tfds's GeneratorBasedBuilder needs TensorFlow to sort more than a gigabyte.
+    """
 
     VERSION = tfds.core.Version("1.0.0")
     builder_config: CaptionsConfig
@@ -115,46 +122,41 @@ class CaptionsBuilder(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,
         )
 
-    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+    def _shard_iterators_per_split(self, dl_manager) -> dict[str, list[Callable[[], Iterator]]]:
         self.faults = Faults(self.builder_config.on_error)
         source = Path(dl_manager.manual_dir)
         self.info.metadata["source"] = str(source.absolute())
-        splits = self.entries(source)
-        return {split: self._generate_examples(split, entries) for split, entries in splits.items()}
+        return {split: self._shards(split, entries) for split, entries in self.entries(source).items()}
 
-    def _generate_examples(self, split: str, entries: list[Entry]) -> Iterator[tuple[int, dict[str, Any]]]:
-        index: dict[str, list] = {"filenames": [], "captions": []}
-        self.info.metadata["splits"][split] = index
-        # Keys over all that tfds takes keys to be of: it parts records by them, and sorts each part in memory.
-        spread = 2**128 // max(len(entries), 1)
-        threads = self.builder_config.threads
-        stored = map_ahead(self._picture, entries, threads)
-        for key, (entry, picture) in enumerate(
-            zip(tqdm(entries, split, unit=" pictures", disable=None), stored, strict=True)
-        ):
+    def _shards(self, split: str, entries: list[Entry]) -> list[Callable[[], Iterator]]:
+        self.info.metadata["splits"][split] = {"filenames": [], "captions": []}
+        progress = tqdm(desc=split, total=len(entries), unit=" pictures", disable=None)
+        starts = range(0, len(entries), SHARD)
+        last = entries[-1]
+        return [partial(self._examples, split, entries[start : start + SHARD], last, progress) for start in starts]
+
+    def _examples(
+        self, split: str, entries: list[Entry], last: Entry, progress: tqdm
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        index = self.info.metadata["splits"][split]
+        pictures = map_ahead(self._picture, entries, self.builder_config.threads)
+        for entry, picture in zip(entries, pictures, strict=True):
+            progress.update()
             if isinstance(picture, str):
                 self.faults.report("unreadable image", picture)
                 continue
             data, (width, height) = picture
             index["filenames"].append(entry.filename)
             index["captions"].append(len(entry.captions))
-            yield (
-                key * spread,
-                {
-                    "image": io.BytesIO(data),
-                    "filename": entry.filename,
-                    "image_id": entry.image_id,
-                    "height": height,
-                    "width": width,
-                    "captions": [
-                        {"id": number, "text": text}
-                        for number, text in zip(entry.caption_ids, entry.captions, strict=True)
-                    ],
-                },
-            )
-
-        if not index["captions"]:
-            raise DataError(f"{split}: not one image can be used: {self.faults.summary()}")
+            captions = [
+                {"id": number, "text": text} for number, text in zip(entry.caption_ids, entry.captions, strict=True)
+            ]
+            example = {"image": io.BytesIO(data), "filename": entry.filename, "image_id": entry.image_id}
+            yield entry.image_id, example | {"height": height, "width": width, "captions": captions}
+        if entries[-1] is last:
+            progress.close()
+            if not index["captions"]:
+                raise DataError(f"{split}: not one image can be used: {self.faults.summary()}")
 
     def _picture(self, entry: Entry) -> tuple[bytes, tuple[int, int]] | str:
         """What to store of a picture, and its width and height; or what is wrong with it."""

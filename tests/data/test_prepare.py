@@ -104,6 +104,12 @@ def data_config(root: Path, **settings) -> DataConfig:
     return DataConfig(root=str(root), **{"image_size": 16, "max_length": 12, "read_threads": 0, **settings})
 
 
+def examples(directory: Path):
+    """The training records as tensorflow-datasets itself reads them; it would decode pictures with TensorFlow."""
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    return tfds.builder_from_directory(str(directory)).as_data_source(split="train", decoders=decoders)
+
+
 def records(source) -> list:
     return [
         (record.image_id, record.filename, record.captions, record.read_image())
@@ -123,8 +129,8 @@ def test_every_id_caption_and_byte_is_there(coco, zipped, tmp_path):
         assert source.caption_counts.tolist() == [len(captions) for _, _, captions, _ in there]
         assert list(source.filenames) == [filename for _, filename, _, _ in there]
     ids = []
-    for example in tfds.builder_from_directory(str(directory)).as_data_source(split="train"):
-        assert (example["image"].shape[0], example["image"].shape[1]) == (example["height"], example["width"])
+    for example in examples(directory):
+        assert decode_image(example["image"]).size == (example["width"], example["height"])
         ids += [int(number) for number in example["captions"]["id"]]
     assert ids == list(range(1, len(ids) + 1))
 
@@ -142,13 +148,12 @@ print(len(records(open_source(data_config(Path({str(tmp_path / "out")!r})), "tra
     assert done.stdout == f"{TRAIN} False\n", done.stderr
 
 
-def test_the_order_holds_however_much_there_is(coco, tmp_path, monkeypatch):
-    """tfds sorts what exceeds a gigabyte in parts on disk."""
-    monkeypatch.setattr("tensorflow_datasets.core.shuffle.MAX_MEM_BUFFER_SIZE", 1000)
-    prepare(coco_builder(tmp_path / "out"), coco)
-    assert records(open_source(data_config(tmp_path / "out"), "train")) == records(
-        open_source(data_config(coco), "train")
-    )
+def test_a_set_of_many_files_is_in_order(coco, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_module, "SHARD", 5)
+    directory = prepare(coco_builder(tmp_path / "out"), coco)
+    assert len(list(directory.glob("*train*"))) == 3
+    source = open_source(data_config(tmp_path / "out"), "train")
+    assert records(source) == records(open_source(data_config(coco), "train"))
 
 
 def test_cropped_pictures_are_what_the_model_reads(coco, tmp_path):
@@ -292,13 +297,27 @@ def test_a_fault_stops_the_preparation_or_is_skipped_and_counted(coco, tmp_path,
     assert len(open_source(data_config(tmp_path / "out"), "train")) == left
 
 
+def test_a_file_of_nothing_but_broken_pictures_is_passed_over_and_a_split_of_them_refused(coco, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_module, "SHARD", 4)
+    paths = sorted((coco / "train2017").iterdir())
+    for path in paths[:4]:
+        path.write_bytes(b"broken")
+    prepare(coco_builder(tmp_path / "out", on_error="skip"), coco)
+    source = open_source(data_config(tmp_path / "out"), "train")
+    assert [record[1] for record in records(source)] == [path.name for path in paths[4:]]
+    for path in paths:
+        path.write_bytes(b"broken")
+    with pytest.raises(DataError, match=f"train: not one image can be used: skipped {TRAIN}"):
+        prepare(coco_builder(tmp_path / "other", on_error="skip"), coco)
+
+
 def test_a_turned_picture_has_the_size_of_its_annotation_either_way(coco, tmp_path):
     path = coco / "train2017" / "000000000010.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     Image.open(path).save(path, exif=exif)
     directory = prepare(coco_builder(tmp_path / "out"), coco)
-    example = tfds.builder_from_directory(str(directory)).as_data_source(split="train")[1]
+    example = examples(directory)[1]
     assert (example["width"], example["height"]) == (48, 127)
 
 

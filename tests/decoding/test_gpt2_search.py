@@ -1,0 +1,101 @@
+"""Beam search of the whole network, cache and merger included, against the PyTorch peer's `generate`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dualcap_jax.decoding import DecodingConfig, beam_search
+from dualcap_jax.models.dual import ModelConfig
+from dualcap_jax.models.efficientnet import EfficientNetConfig
+from dualcap_jax.models.gpt2 import GPT2Config
+from dualcap_jax.models.mergers import MergerConfig
+from dualcap_jax.pretrained.load import load_original
+from dualcap_jax.training.step import graph, init_model
+from tests.pretrained.test_original import original_names, peer_network
+
+torch = pytest.importorskip("torch")
+
+SMALL = {"vocab_size": 97, "n_positions": 40, "n_embd": 64, "n_layer": 3, "n_head": 4}
+
+
+@pytest.fixture(scope="module", params=["small", pytest.param("as published", marks=pytest.mark.slow)])
+def twins(request):
+    """The peer, and ours with its weights, as a function of image vectors and settings."""
+    peer = peer_network("b0", 64, **SMALL if request.param == "small" else {})
+    shape = peer.config
+    end_id = shape.vocab_size - 1
+    if request.param == "small":
+        with torch.no_grad():
+            peer.transformer.wte.weight *= 3  # a language that is as sure of what it says as a wide one
+    config = ModelConfig(
+        EfficientNetConfig("b0"),
+        GPT2Config(shape.vocab_size, shape.n_positions, shape.n_embd, shape.n_layer, shape.n_head),
+        MergerConfig(hidden=(384, 256), positions=40),
+    )
+    tensors = {name: value.numpy() for name, value in original_names(peer).items()}
+    model, graphdef = load_original(config, init_model(config, 0), tensors, "peer"), graph(config)
+
+    def search(features, settings):
+        @jax.jit
+        def run(model):
+            network = nnx.merge(graphdef, model["params"], model["batch_stats"], copy=True)
+            cache = network.init_cache(len(features), settings.num_beams, settings.max_length)
+            start = jnp.full((len(features), 1), end_id, jnp.int32)
+            about = network.next_logits, network.reorder_cache, cache, jnp.asarray(features), start
+            return beam_search(*about, config=settings, end_id=end_id, pad_id=end_id)
+
+        return jax.device_get(run(model))
+
+    return peer, search
+
+
+@pytest.mark.parametrize(
+    ("beams", "batch", "early_stopping", "penalty", "ngrams"),
+    [
+        (1, 7, True, 1.0, 2),
+        (5, 7, True, 1.0, 2),
+        (5, 1, False, 0.6, 3),
+        (5, 7, "never", 2.0, 0),
+        (64, 7, False, 1.0, 3),
+        (64, 1, "never", 0.6, 2),
+        (256, 1, True, 1.0, 2),
+        (256, 1, False, 2.0, 0),
+    ],
+)
+def test_captions_and_scores_are_those_of_generate(twins, beams, batch, early_stopping, penalty, ngrams):
+    peer, search = twins
+    end_id = peer.config.vocab_size - 1
+    features = np.random.default_rng(beams + batch).standard_normal((batch, 1000)).astype(np.float32)
+    settings = DecodingConfig(
+        beams,
+        12,
+        ngrams,
+        length_penalty=penalty,
+        early_stopping=early_stopping,
+        num_return_sequences=min(beams, 3),
+    )
+    with torch.inference_mode():
+        theirs = peer.generate(
+            torch.full((batch, 1), end_id),
+            image_features=torch.from_numpy(features),
+            attention_mask=torch.ones(batch, 1, dtype=torch.long),
+            num_beams=beams,
+            num_return_sequences=settings.num_return_sequences,
+            max_length=settings.max_length,
+            no_repeat_ngram_size=ngrams,
+            length_penalty=penalty,
+            early_stopping=early_stopping,
+            do_sample=False,
+            eos_token_id=end_id,
+            pad_token_id=end_id,
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
+    ours = search(features, settings)
+    tokens = theirs.sequences.numpy()
+    tokens = np.pad(tokens, ((0, 0), (0, 12 - tokens.shape[1])), constant_values=end_id)
+    np.testing.assert_array_equal(ours.tokens.reshape(-1, 12), tokens)
+    if beams > 1:
+        np.testing.assert_allclose(ours.scores.reshape(-1), theirs.sequences_scores.numpy(), rtol=1e-4, atol=1e-4)
