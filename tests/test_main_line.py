@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from dualcap_jax import Captioner
+from dualcap_jax import captioner as captioner_module
 from dualcap_jax.config import load_json
 from dualcap_jax.training.checkpoints import restore_model
 from dualcap_jax.training.step import model_shapes
@@ -131,7 +132,10 @@ def test_a_captioner_gives_the_same_caption_whatever_the_batch(finished):
     captioner = Captioner.load(workdir)
     rng = np.random.default_rng(1)
     arrays = [rng.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(6)]
+    compiled = captioner_module._search._cache_size()
     together = captioner(arrays)  # batches of 4: the last one is ragged
+    captioner(arrays[:3])
+    assert captioner_module._search._cache_size() == compiled + 1
     alone = [captioner([array])[0] for array in arrays]
     assert [c.text for c in together] == [c.text for c in alone]
     np.testing.assert_allclose([c.score for c in together], [c.score for c in alone], rtol=1e-4)
@@ -143,6 +147,29 @@ def test_a_captioner_gives_the_same_caption_whatever_the_batch(finished):
     assert best.score >= best.others[0].score
     with pytest.raises(TypeError, match="beams"):
         captioner(arrays, beams=3)
+
+
+def test_captions_begin_and_avoid_as_told_and_say_what_was_seen(finished):
+    captioner = Captioner.load(finished[0])
+    rng = np.random.default_rng(2)
+    arrays = [rng.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(5)]
+    free = captioner(arrays, explain=True)
+    word = free[0].words[0].text
+    for caption in free:
+        assert " ".join(each.text for each in caption.words) == caption.text
+        assert "".join(caption.tokens).strip() == caption.text
+        assert sum(caption.token_log_probs) == pytest.approx(caption.log_prob)
+        spelt = sum(each.log_prob for each in caption.words)
+        assert spelt == pytest.approx(sum(caption.token_log_probs[: len(caption.tokens)]), abs=1e-3)
+        assert any(abs(each.seen) > 1e-6 for each in caption.words)
+    told = captioner(arrays, prompt="only two", bad_words=(word,), min_length=6)
+    for caption in told:
+        assert caption.text.startswith("only two")
+        assert f" {word} " not in f" {caption.text} "
+        assert len(caption.tokens) >= 3
+    drawn = captioner(arrays, do_sample=True, num_return_sequences=2, seed=3)
+    assert captioner(arrays[:2], do_sample=True, num_return_sequences=2, seed=3) == drawn[:2]
+    assert captioner(arrays, do_sample=True, num_return_sequences=2, seed=4) != drawn
 
 
 def test_a_finished_run_can_be_trained_longer_but_not_differently(finished, tmp_path):

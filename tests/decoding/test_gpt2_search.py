@@ -1,5 +1,7 @@
 """Beam search of the whole network, cache and merger included, against the PyTorch peer's `generate`."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,13 +22,13 @@ torch = pytest.importorskip("torch")
 SMALL = {"vocab_size": 97, "n_positions": 40, "n_embd": 64, "n_layer": 3, "n_head": 4}
 
 
-@pytest.fixture(scope="module", params=["small", pytest.param("as published", marks=pytest.mark.slow)])
-def twins(request):
+@cache
+def twins(size: str):
     """The peer, and ours with its weights, as a function of image vectors and settings."""
-    peer = peer_network("b0", 64, **SMALL if request.param == "small" else {})
+    peer = peer_network("b0", 64, **SMALL if size == "small" else {})
     shape = peer.config
     end_id = shape.vocab_size - 1
-    if request.param == "small":
+    if size == "small":
         with torch.no_grad():
             peer.transformer.wte.weight *= 3  # a language that is as sure of what it says as a wide one
     config = ModelConfig(
@@ -52,20 +54,22 @@ def twins(request):
 
 
 @pytest.mark.parametrize(
-    ("beams", "batch", "early_stopping", "penalty", "ngrams"),
+    ("size", "beams", "batch", "early_stopping", "penalty", "ngrams"),
     [
-        (1, 7, True, 1.0, 2),
-        (5, 7, True, 1.0, 2),
-        (5, 1, False, 0.6, 3),
-        (5, 7, "never", 2.0, 0),
-        (64, 7, False, 1.0, 3),
-        (64, 1, "never", 0.6, 2),
-        (256, 1, True, 1.0, 2),
-        (256, 1, False, 2.0, 0),
+        ("small", 1, 7, True, 1.0, 2),
+        ("small", 5, 7, True, 1.0, 2),
+        ("small", 5, 1, False, 0.6, 3),
+        ("small", 5, 7, "never", 2.0, 0),
+        ("small", 64, 7, False, 1.0, 3),
+        ("small", 64, 1, "never", 0.6, 2),
+        ("small", 256, 1, True, 1.0, 2),
+        ("small", 256, 1, False, 2.0, 0),
+        pytest.param("as published", 5, 7, True, 1.0, 2, marks=pytest.mark.slow),
+        pytest.param("as published", 64, 1, "never", 0.6, 2, marks=pytest.mark.slow),
     ],
 )
-def test_captions_and_scores_are_those_of_generate(twins, beams, batch, early_stopping, penalty, ngrams):
-    peer, search = twins
+def test_captions_and_scores_are_those_of_generate(size, beams, batch, early_stopping, penalty, ngrams):
+    peer, search = twins(size)
     end_id = peer.config.vocab_size - 1
     features = np.random.default_rng(beams + batch).standard_normal((batch, 1000)).astype(np.float32)
     settings = DecodingConfig(
