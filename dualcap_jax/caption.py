@@ -36,8 +36,8 @@ class Arguments:
     format: Literal["text", "jsonl"] = "text"
     """text: path, tab, caption. jsonl: one JSON object a line, with scores."""
     explain: bool = False
-    """Show how much of each word the picture gave, in nats: what it adds to the language model's own score. On a
-    terminal the words that it gave are green."""
+    """Show how much of each word the picture gave, in nats: what it adds to the word's log-probability with an average
+    picture. On a terminal the words that it gave are green."""
     checkpoint: Which = "best"
     """best (by validation loss) or latest."""
     decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")] = field(default_factory=DecodingConfig)
@@ -90,7 +90,7 @@ def coloured(caption: Caption, terminal: bool) -> str:
 
 def as_json(caption: Caption) -> dict[str, Any]:
     """What is printed of a caption as JSON."""
-    words = [{"word": w.text, "log_prob": w.log_prob, "language_log_prob": w.language_log_prob} for w in caption.words]
+    words = [{"word" if name == "text" else name: value for name, value in vars(w).items()} for w in caption.words]
     values = {"caption": caption.text, "score": caption.score, "log_prob": caption.log_prob}
     return values | ({"words": words} if words else {})
 

@@ -38,13 +38,15 @@ class Word:
     text: str
     log_prob: float
     """Log-probability of its tokens, in nats."""
+    blind_log_prob: float
+    """The same with the average of the pictures trained on."""
     language_log_prob: float
-    """The same under the language model alone, the merger and with it the picture left out."""
+    """The same under the language model alone, which was not trained to speak without the merger."""
 
     @property
     def seen(self) -> float:
-        """What the picture added to the word's log-probability, in nats: above 0 it was seen, else guessed."""
-        return self.log_prob - self.language_log_prob
+        """What the picture added to the word's log-probability, in nats: where it is about 0 the word was guessed."""
+        return self.log_prob - self.blind_log_prob
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def _search(
 
 @partial(jax.jit, static_argnames="graphdef")
 def _explain(model: dict[str, Any], images, tokens, lengths, *, graphdef: nnx.GraphDef):
-    """Log-probabilities of all tokens after the first, with the picture and without: [batch, captions, length - 1]."""
+    """Log-probabilities of all tokens after the first, each [batch, captions, length - 1]: see `Word`."""
     network = nnx.merge(graphdef, model["params"], model["batch_stats"], copy=True)
     mask = jnp.arange(tokens.shape[-1] - 1) < lengths[..., None]
 
@@ -113,7 +115,7 @@ def _explain(model: dict[str, Any], images, tokens, lengths, *, graphdef: nnx.Gr
         return jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., 1:, None], -1)[..., 0]
 
     before = tokens[..., :-1]
-    return of_labels(network(images, before, mask)), of_labels(network.language_logits(before, mask))
+    return tuple(map(of_labels, (network(images, before, mask), *network.blind_logits(before, mask))))
 
 
 class Captioner:
@@ -292,11 +294,11 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
             words,
         )
 
-    def _words(self, ids: list[int], log_probs: list[float], language: list[float]) -> tuple[Word, ...]:
+    def _words(self, ids: list[int], *log_probs: list[float]) -> tuple[Word, ...]:
         """Tokens after the first, joined to words."""
         pieces = self.tokenizer.pieces(ids[1:])
         starts = [i for i, piece in enumerate(pieces) if i == 0 or piece[:1].isspace()]
         return tuple(
-            Word(self.tokenizer.decode(ids[1 + a : 1 + b]), sum(log_probs[a:b]), sum(language[a:b]))
+            Word(self.tokenizer.decode(ids[1 + a : 1 + b]), *(sum(each[a:b]) for each in log_probs))
             for a, b in zip(starts, [*starts[1:], len(pieces)], strict=True)
         )

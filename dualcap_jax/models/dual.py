@@ -62,6 +62,7 @@ class DualCaptioner(nnx.Module):
         self.merger: Merger = KINDS[config.merger.kind](
             config.merger, self.encoder.num_features, config.language.width, dtype=dtype, rngs=rngs
         )
+        self.image_mean = nnx.BatchStat(jnp.zeros(self.encoder.num_features))
 
     def __call__(
         self,
@@ -85,6 +86,10 @@ class DualCaptioner(nnx.Module):
         """
         encoder_key, language_key = (None, None) if key is None else jax.random.split(key)
         image = self.encoder(images, train=train and "encoder" not in frozen, key=encoder_key)
+        if train:  # what an average picture looks like, to tell what a picture adds
+            self.image_mean[...] = 0.99 * self.image_mean[...] + 0.01 * jax.lax.stop_gradient(image).mean(
+                0, jnp.float32
+            )
         batch, captions, length = tokens.shape
         hidden = self.language(
             tokens.reshape(-1, length),  # [batch * captions, length]
@@ -95,13 +100,15 @@ class DualCaptioner(nnx.Module):
         merged = merge(self.merger, image, hidden, mask, train and "merger" not in frozen)
         return self._logits(merged)
 
-    def language_logits(
+    def blind_logits(
         self, tokens: Int[Array, "batch captions length"], mask: Bool[Array, "batch captions length"]
-    ) -> Float[Array, "batch captions length vocab"]:
-        """Next-token logits, float32, of the language model alone: the merger and with it the picture left out."""
+    ) -> tuple[Float[Array, "batch captions length vocab"], Float[Array, "batch captions length vocab"]]:
+        """Next-token logits, float32, without a picture: with the average of those trained on; without the merger."""
         batch, captions, length = tokens.shape
         hidden = self.language(tokens.reshape(-1, length), mask.reshape(-1, length))
-        return self._logits(hidden.reshape(batch, captions, length, -1))
+        hidden = hidden.reshape(batch, captions, length, -1)
+        image = jnp.broadcast_to(self.image_mean[...].astype(hidden.dtype), (batch, self.encoder.num_features))
+        return self._logits(merge(self.merger, image, hidden, mask, False)), self._logits(hidden)
 
     def _logits(self, hidden: Float[Array, "... width"]) -> Float[Array, "... vocab"]:
         embedding = self.language.token_embedding[...].astype(hidden.dtype)

@@ -171,4 +171,7 @@ def load_original(config: ModelConfig, model: dict[str, Any], tensors: Tensors, 
     def is_extra(name: str) -> bool:
         return efficientnet.is_extra(name) or gpt2.is_extra(name)
 
-    return jax.tree.map(jnp.asarray, port(table, tensors, model, source, extras=is_extra))
+    own = {"image_mean": jnp.zeros(model["batch_stats"]["image_mean"].shape)}  # which the original did not keep
+    stats = {name: tree for name, tree in model["batch_stats"].items() if name not in own}
+    loaded = port(table, tensors, model | {"batch_stats": stats}, source, extras=is_extra)
+    return jax.tree.map(jnp.asarray, loaded | {"batch_stats": loaded["batch_stats"] | own})
