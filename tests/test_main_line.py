@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 import time
@@ -147,6 +148,16 @@ def test_a_captioner_gives_the_same_caption_whatever_the_batch(finished):
     assert best.score >= best.others[0].score
     with pytest.raises(TypeError, match="beams"):
         captioner(arrays, beams=3)
+
+
+def test_a_checkpoint_of_another_network_is_told(finished, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    config = json.loads((workdir / "config.json").read_text())
+    config["model"]["merger"]["hidden"] = [8, 9]
+    (workdir / "config.json").write_text(json.dumps(config))
+    for arguments in (("evaluate", workdir), ("train", "--workdir", workdir, "--training.steps", "30")):
+        assert "does not fit the network of config.json" in run(*arguments, code=2).stderr
 
 
 def test_captions_begin_and_avoid_as_told_and_say_what_was_seen(finished):

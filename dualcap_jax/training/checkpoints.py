@@ -68,19 +68,34 @@ class Checkpoints:
         self._best.save(step, args=items)
 
     def restore(self, state: State, iterator: grain.DatasetIterator) -> State:
-        """The latest state, in the shapes of `state`; sets `iterator` to where it was."""
+        """The latest state, in the shapes of `state`; sets `iterator` to where it was.
+
+        Raises:
+            CheckpointError: when it is of another network.
+        """
         items = ocp.args.Composite(
             model=ocp.args.StandardRestore(_abstract(state["model"])),
             optimizer=ocp.args.StandardRestore(_abstract(state["optimizer"])),
             data=grain.checkpoint.CheckpointRestore(iterator),
         )
-        restored = self._latest.restore(self._latest.latest_step(), args=items)
+        restored = _restore(self._latest, self._latest.latest_step(), items)
         return {"model": restored["model"], "optimizer": restored["optimizer"]}
 
     def close(self) -> None:
         """Wait until all is written."""
         self._latest.close()
         self._best.close()
+
+
+def _restore(manager: ocp.CheckpointManager, step: int | None, items: ocp.args.Composite) -> Any:
+    try:
+        return manager.restore(step, args=items)
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{manager.directory}: the checkpoint of step {step} does not fit the network of config.json; was it "
+            f"written by another version? ({reason})"
+        ) from None
 
 
 def restore_model(workdir: Path, model: dict[str, Any], which: Which) -> tuple[dict[str, Any], int]:
@@ -92,7 +107,7 @@ def restore_model(workdir: Path, model: dict[str, Any], which: Which) -> tuple[d
         which: "best" falls back on the latest where no validation has been done yet.
 
     Raises:
-        CheckpointError: when the run has no checkpoint.
+        CheckpointError: when the run has no checkpoint, or one of another network.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)
     for name in ("best", "latest") if which == "best" else ("latest",):
@@ -102,5 +117,5 @@ def restore_model(workdir: Path, model: dict[str, Any], which: Which) -> tuple[d
         with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
             if (step := manager.latest_step()) is not None:
                 items = ocp.args.Composite(model=ocp.args.StandardRestore(_abstract(model)))
-                return manager.restore(step, args=items)["model"], step
+                return _restore(manager, step, items)["model"], step
     raise CheckpointError(f"{workdir}: has no {which} checkpoint (training has not saved one yet)")
