@@ -81,7 +81,7 @@ def _search(
     model: dict[str, Any],
     images,
     start,
-    indices,
+    keys,
     *,
     graphdef: nnx.GraphDef,
     decoding: DecodingConfig,
@@ -100,7 +100,6 @@ def _search(
     )
     settings = {"config": decoding, "end_id": end_id, "pad_id": end_id, "bad_words": bad_words}
     if decoding.do_sample:
-        keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(decoding.seed)))(indices)
         return sample(*about, keys, **settings)
     return beam_search(*about, **settings)
 
@@ -254,7 +253,9 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
                 f"{decoding.max_length}"
             )
         bad_words = tuple(tuple(self.tokenizer.encode(word, sys.maxsize)[1:-1]) for word in decoding.bad_words)
-        settings = replace(decoding, prompt="", bad_words=(), batch_size=1)  # what a compilation does not hang on
+        # without what a compilation does not hang on
+        settings = replace(decoding, prompt="", bad_words=(), batch_size=1, seed=0)
+        key_of = jax.vmap(partial(jax.random.fold_in, jax.random.key(decoding.seed)))
         pending, done = iter(images), 0
         while chunk := list(islice(pending, decoding.batch_size)):
             filled = chunk + [chunk[-1]] * (decoding.batch_size - len(chunk))
@@ -263,7 +264,7 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
                 self.model,
                 images,
                 np.array(start, np.int32),
-                done + np.arange(len(filled)),
+                key_of(done + np.arange(len(filled))),
                 graphdef=self._graphdef,
                 decoding=settings,
                 end_id=self.tokenizer.end_id,

@@ -15,6 +15,7 @@ from dualcap_jax import cli
 from dualcap_jax.captioner import Caption, Captioner
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.pipeline import eval_batches
+from dualcap_jax.data.records import DataError
 from dualcap_jax.data.scenes_grading import accuracies
 from dualcap_jax.data.sources import ScenesSource, open_source, refuse_shared_images
 from dualcap_jax.decoding.config import DecodingConfig
@@ -59,7 +60,7 @@ def evaluate(captioner: Captioner, workdir: Path, split: str, decoding: Decoding
     image_ids: list[int] = []
     pictures: list[np.ndarray] = []
     batches = eval_batches(source, captioner.tokenizer, config.data, decoding.batch_size)
-    for batch in tqdm(batches, f"{split}, {decoding.num_beams} beams", unit="batch", disable=None):
+    for batch in tqdm(batches, f"{split}, {decoding.name}", unit="batch", disable=None):
         sums.update({name: float(value) for name, value in eval_step(captioner.model, batch).items()})
         real = batch["image_id"] >= 0
         captions += captioner.caption_prepared(batch["image"][real], decoding)
@@ -78,7 +79,7 @@ def evaluate(captioner: Captioner, workdir: Path, split: str, decoding: Decoding
         {"image_id": image_id, "caption": caption.text, "score": caption.score, "references": refs}
         for image_id, caption, refs in zip(image_ids, captions, references, strict=True)
     ]
-    path = write_report(workdir / "evaluation", f"{split}-beam{decoding.num_beams}", scores, rows)
+    path = write_report(workdir / "evaluation", f"{split}-{decoding.name}", scores, rows)
     samples_figure(pictures, texts[: len(pictures)], references[: len(pictures)], workdir / "samples.png")
     if source.faults.skipped:
         print(source.faults.summary())
@@ -93,7 +94,11 @@ def refuse_trained_on(trained_on: DataConfig, data: DataConfig, split: str) -> N
     """
     if split == "train" or not Path(trained_on.root).is_dir():
         return
-    train, other = open_source(trained_on, "train"), open_source(data, split)
+    try:
+        train = open_source(trained_on, "train")
+    except DataError:  # what was trained on is no longer there
+        return
+    other = open_source(data, split)
     if all(re.fullmatch(r"\d{12}\.jpg", name) for name in (*train.filenames, *other.filenames)):
         refuse_shared_images(train, other, split)
 

@@ -60,6 +60,11 @@ class DecodingConfig:
     batch_size: int = 16
     """Pictures searched together in one call."""
 
+    @property
+    def name(self) -> str:
+        """Tells reports apart."""
+        return f"sample{self.seed}" if self.do_sample else f"beam{self.num_beams}"
+
     def __post_init__(self) -> None:
         """Reject impossible values, naming field, value and accepted range."""
         for name, least in [

@@ -78,7 +78,9 @@ class Checkpoints:
             optimizer=ocp.args.StandardRestore(_abstract(state["optimizer"])),
             data=grain.checkpoint.CheckpointRestore(iterator),
         )
-        restored = _restore(self._latest, self._latest.latest_step(), items)
+        step = self._latest.latest_step()
+        _require_fit(self._latest, step, state["model"])
+        restored = self._latest.restore(step, args=items)
         return {"model": restored["model"], "optimizer": restored["optimizer"]}
 
     def close(self) -> None:
@@ -87,15 +89,20 @@ class Checkpoints:
         self._best.close()
 
 
-def _restore(manager: ocp.CheckpointManager, step: int | None, items: ocp.args.Composite) -> Any:
-    try:
-        return manager.restore(step, args=items)
-    except ValueError as error:
-        reason = " ".join(str(error).split())[:200]
+def _require_fit(manager: ocp.CheckpointManager, step: int | None, model: Any) -> None:
+    """Raise `CheckpointError` for a checkpoint of another network, before orbax would fail half-way."""
+    with ocp.StandardCheckpointer() as reader:
+        metadata = reader.metadata(manager.directory / str(step) / "model")
+    saved, wanted = (
+        {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (metadata.item_metadata.tree, model))
+    )
+    if differing := sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name)):
+        name = differing[0]
         raise CheckpointError(
             f"{manager.directory}: the checkpoint of step {step} does not fit the network of config.json; was it "
-            f"written by another version? ({reason})"
-        ) from None
+            f"written by another version? ({name} is {saved.get(name, 'not there')}, wanted {wanted.get(name, 'none')})"
+        )
 
 
 def restore_model(workdir: Path, model: dict[str, Any], which: Which) -> tuple[dict[str, Any], int]:
@@ -117,5 +124,6 @@ def restore_model(workdir: Path, model: dict[str, Any], which: Which) -> tuple[d
         with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
             if (step := manager.latest_step()) is not None:
                 items = ocp.args.Composite(model=ocp.args.StandardRestore(_abstract(model)))
-                return _restore(manager, step, items)["model"], step
+                _require_fit(manager, step, model)
+                return manager.restore(step, args=items)["model"], step
     raise CheckpointError(f"{workdir}: has no {which} checkpoint (training has not saved one yet)")

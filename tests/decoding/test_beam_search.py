@@ -13,7 +13,7 @@ from dualcap_jax.decoding import DecodingConfig, beam_search
 from dualcap_jax.decoding.beam_search import top_k
 from dualcap_jax.decoding.constraints import ban_repeated_ngrams
 
-from .toy_model import Weights, empty_cache, make_next_logits, make_torch_model, reorder
+from .toy_model import Weights, empty_cache, generate_arguments, make_next_logits, make_torch_model, reorder
 
 END, PAD, VOCABULARY = 2, 1, 23
 CONFIG = DecodingConfig(num_beams=4, max_length=12, no_repeat_ngram_size=2, length_penalty=0.7, num_return_sequences=3)
@@ -112,21 +112,9 @@ def test_sequences_and_scores_are_those_of_transformers(torch, config, batch, se
             theirs = make_torch_model(weights).generate(
                 torch.from_numpy(start).long(),
                 image=torch.from_numpy(image),
-                num_beams=config.num_beams,
-                max_length=config.max_length,
-                no_repeat_ngram_size=config.no_repeat_ngram_size,
-                length_penalty=config.length_penalty,
-                early_stopping=config.early_stopping,
-                num_return_sequences=config.num_return_sequences,
-                min_length=config.min_length,
-                repetition_penalty=config.repetition_penalty,
                 bad_words_ids=[list(phrase) for phrase in bad_words] or None,
-                do_sample=False,
                 use_cache=False,
-                eos_token_id=END,
-                pad_token_id=PAD,
-                output_scores=True,
-                return_dict_in_generate=True,
+                **generate_arguments(config, END, PAD),
             )
         tokens = theirs.sequences.numpy()
         padding = ((0, 0), (0, config.max_length - tokens.shape[1]))

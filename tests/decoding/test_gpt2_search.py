@@ -17,6 +17,8 @@ from dualcap_jax.pretrained.load import load_original
 from dualcap_jax.training.step import graph, init_model
 from tests.pretrained.test_original import original_names, peer_network
 
+from .toy_model import generate_arguments
+
 torch = pytest.importorskip("torch")
 
 SMALL = {"vocab_size": 97, "n_positions": 40, "n_embd": 64, "n_layer": 3, "n_head": 4}
@@ -85,17 +87,7 @@ def test_captions_and_scores_are_those_of_generate(size, beams, batch, early_sto
             torch.full((batch, 1), end_id),
             image_features=torch.from_numpy(features),
             attention_mask=torch.ones(batch, 1, dtype=torch.long),
-            num_beams=beams,
-            num_return_sequences=settings.num_return_sequences,
-            max_length=settings.max_length,
-            no_repeat_ngram_size=ngrams,
-            length_penalty=penalty,
-            early_stopping=early_stopping,
-            do_sample=False,
-            eos_token_id=end_id,
-            pad_token_id=end_id,
-            output_scores=True,
-            return_dict_in_generate=True,
+            **generate_arguments(settings, end_id, end_id),
         )
     ours = search(features, settings)
     tokens = theirs.sequences.numpy()

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dualcap_jax.decoding import DecodingConfig
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -65,6 +67,18 @@ def make_next_logits(weights: Weights):
         return jnp.tanh(hidden) @ weights.head + weights.bias, cache
 
     return next_logits
+
+
+def generate_arguments(config: DecodingConfig, end_id: int, pad_id: int) -> dict:
+    """The settings as transformers' `generate` takes them."""
+    names = "num_beams max_length no_repeat_ngram_size length_penalty early_stopping num_return_sequences min_length"
+    return {
+        **{name: getattr(config, name) for name in (*names.split(), "repetition_penalty", "do_sample")},
+        "eos_token_id": end_id,
+        "pad_token_id": pad_id,
+        "output_scores": True,
+        "return_dict_in_generate": True,
+    }
 
 
 def make_torch_model(weights: Weights):
