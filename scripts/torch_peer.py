@@ -43,10 +43,10 @@ class Encoder(EfficientNet):
 class Merger(nn.Module):
     """The original's merger: two skip connections around bottlenecks of 384 and 256."""
 
-    def __init__(self, features: int = 1000, width: int = 768):
+    def __init__(self, features: int = 1000, width: int = 768, hidden: tuple[int, int] = (384, 256)):
         super().__init__()
-        self.encoder1, self.decoder1 = nn.Linear(features + width, 384), nn.Linear(384, width)
-        self.encoder2, self.decoder2 = nn.Linear(width, 256), nn.Linear(256, width)
+        self.encoder1, self.decoder1 = nn.Linear(features + width, hidden[0]), nn.Linear(hidden[0], width)
+        self.encoder2, self.decoder2 = nn.Linear(width, hidden[1]), nn.Linear(hidden[1], width)
         for linear in (self.encoder1, self.decoder1, self.encoder2, self.decoder2):
             nn.init.xavier_normal_(linear.weight, gain=0.1)
 
@@ -60,10 +60,13 @@ class Merger(nn.Module):
 class TorchCaptioner(GPT2LMHeadModel):
     """GPT-2 whose last hidden state passes through the merger before the tied head."""
 
-    def __init__(self, config: GPT2Config, encoder: str = "efficientnet-b4", image_size: int | None = None):
+    def __init__(
+        self, config: GPT2Config, encoder: str | None = "efficientnet-b4", image_size: int | None = None, **merger: Any
+    ):
         super().__init__(config)
-        self.encoder = Encoder.from_name(encoder, image_size=image_size)
-        self.merger = Merger(width=config.n_embd)
+        if encoder is not None:
+            self.encoder = Encoder.from_name(encoder, image_size=image_size)
+        self.merger = Merger(width=config.n_embd, **merger)
         self.post_init()
 
     def forward(self, input_ids=None, image_features=None, attention_mask=None, past_key_values=None, **kwargs):

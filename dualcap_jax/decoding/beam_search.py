@@ -25,7 +25,8 @@ NextLogits = Callable[
     [Int[Array, "batch beams"], Int[Array, ""], Cache, Context], tuple[Float[Array, "batch beams vocabulary"], Cache]
 ]
 """`(tokens, position, cache, context) -> (logits, cache)`: feed each hypothesis one token at a position, counted
-from 0 and the same for all; get the logits of the token after it, and the cache with it written."""
+from 0 and the same for all; get the logits of the token after it, and the cache with it written. Hypotheses whose
+answer is not read any more are fed -1."""
 
 Reorder = Callable[[Cache, Int[Array, "batch beams"]], Cache]
 """`(cache, ancestors) -> cache`: hypothesis i of each example is from now on the one that goes on from what
@@ -107,12 +108,12 @@ def beam_search(
 
     def is_unfinished(carry: tuple[_State, Cache]) -> Bool[Array, ""]:
         state, _ = carry
-        all_full = jnp.all(state.is_finished) & (_early_stopping(config) is True)
-        return (state.length < config.max_length) & jnp.any(state.improvable) & ~all_full
+        return (state.length < config.max_length) & ~jnp.all(_is_done(state, config))
 
     def step(carry: tuple[_State, Cache]) -> tuple[_State, Cache]:
         state, cache = carry
         last = jax.lax.dynamic_index_in_dim(state.sequences, state.length - 1, axis=2, keepdims=False)
+        last = jnp.where(_is_done(state, config), -1, last)
         logits, cache = next_logits(last, state.length - 1, reorder(cache, state.ancestors), context)
         return advance(state, logits), cache
 
@@ -142,6 +143,12 @@ def read_prompt(
 def _early_stopping(config: DecodingConfig) -> bool | str:
     """`config.early_stopping`; a single beam is done when it first finishes, as greedy search is."""
     return config.early_stopping if config.num_beams > 1 else True
+
+
+def _is_done(state: _State, config: DecodingConfig) -> Bool[Array, "batch 1"]:
+    """Whether an example's captions are found."""
+    full = jnp.all(state.is_finished, axis=1, keepdims=True) & (_early_stopping(config) is True)
+    return ~state.improvable | full
 
 
 def _length_norms(config: DecodingConfig) -> Float[Array, "max_length"]:
@@ -182,7 +189,7 @@ def _advance(
 ) -> _State:
     """Extend all live hypotheses by one token."""
     batch, beams, vocabulary = logits.shape
-    norms, early_stopping = _length_norms(config), _early_stopping(config)
+    norms = _length_norms(config)
 
     logits = logits.astype(jnp.float32)
     rules = state.sequences, state.length, config, end_id, bad_words
@@ -213,9 +220,8 @@ def _advance(
 
     # The best that end join the finished, if they rank among the first num_beams and the example isn't done.
     joins = ends & (jnp.arange(2 * beams) < beams)
-    closed = ~state.improvable | (jnp.all(state.is_finished, axis=1, keepdims=True) & (early_stopping is True))
     candidate_scores = candidate_log_probs / norms[length - prompt]
-    candidate_scores += closed * NEGLIGIBLE + ~joins * NEGLIGIBLE
+    candidate_scores += _is_done(state, config) * NEGLIGIBLE + ~joins * NEGLIGIBLE
     scores, kept = jax.lax.top_k(jnp.concatenate([state.scores, candidate_scores], axis=1), beams)
 
     def keep(old: Array, new: Array) -> Array:
@@ -225,7 +231,7 @@ def _advance(
     is_finished = keep(state.is_finished, joins)
 
     # Could the best live hypothesis still beat the worst finished one?
-    longest = early_stopping == "never" and config.length_penalty > 0
+    longest = _early_stopping(config) == "never" and config.length_penalty > 0
     favourable = (config.max_length if longest else length) - prompt
     worst = jnp.where(is_finished, scores.min(axis=1, keepdims=True), NEGLIGIBLE)
     can_improve = jnp.any(live_log_probs[:, :1] / norms[favourable] > worst, axis=1, keepdims=True)

@@ -58,8 +58,9 @@ def sample(
         return (length < config.max_length) & jnp.any(live)
 
     def step(carry):
-        (length, tokens, *_), cache = carry
+        (length, tokens, *_, live), cache = carry
         last = jax.lax.dynamic_index_in_dim(tokens, length - 1, axis=2, keepdims=False)
+        last = jnp.where(live, last, -1)
         logits, cache = next_logits(last, length - 1, reorder(cache, itself), context)
         return extend(carry[0], logits), cache
 

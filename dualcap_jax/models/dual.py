@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from dualcap_jax.models.efficientnet import EfficientNet, EfficientNetConfig
 from dualcap_jax.models.gpt2 import FlaxGPT2Model, GPT2Config
 from dualcap_jax.models.mergers import KINDS, Merger, MergerConfig, merge, merge_step
+from dualcap_jax.models.rows import eighths, smallest_that_holds
 
 Part = Literal["encoder", "language", "merger"]
 """The three parts, which are also the top-level names of the parameters."""
@@ -129,8 +130,7 @@ class DualCaptioner(nnx.Module):
         def take(leaf):
             return jnp.take_along_axis(leaf, ancestors[:, :, None], axis=1)
 
-        language = cache["language"]
-        language = language | {"sources": take(language["sources"])}
+        language = FlaxGPT2Model.reorder_cache(cache["language"], ancestors)
         return {"language": language, "merger": jax.tree.map(take, cache["merger"])}
 
     def next_logits(
@@ -140,7 +140,20 @@ class DualCaptioner(nnx.Module):
         cache: Any,
         image: Float[Array, "batch features"],
     ) -> tuple[Float[Array, "batch beams vocab"], Any]:
-        """Feed one more token per beam at `position`; return the logits of the next and the cache."""
+        """Feed one more token per beam at `position`; return the logits of the next and the cache.
+
+        An image all of whose tokens are below 0 is done: its logits mean nothing.
+        """
         hidden, language = self.language.step(tokens, position, cache["language"])
-        merged, merger = merge_step(self.merger, image, hidden, position, cache["merger"])
-        return self._logits(merged), {"language": language, "merger": merger}
+        is_live = (tokens >= 0).any(1)
+        order = jnp.argsort(~is_live)  # the live ones first
+
+        def run(size: int):
+            some = order[:size]
+            state = jax.tree.map(lambda leaf: leaf[some], cache["merger"])
+            merged, state = merge_step(self.merger, image[some], hidden[some], position, state)
+            logits = jnp.zeros((*tokens.shape, self.config.language.vocab_size)).at[some].set(self._logits(merged))
+            return logits, jax.tree.map(lambda all, new: all.at[some].set(new), cache["merger"], state)
+
+        logits, merger = smallest_that_holds(is_live.sum(), eighths(len(tokens)), run)
+        return logits, {"language": language, "merger": merger}

@@ -16,11 +16,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from dualcap_jax.models.dense import dense
+from dualcap_jax.models.rows import distinct, eighths, smallest_that_holds
 
 Cache = dict[str, Any]
-"""`sources` int32 [batch, beams, length]: which beam wrote what each beam has at each position; `layers`: of each the
+"""`sources` int32 [batch, beams, length]: which beam wrote what each beam has at each position; `rows` int32
+[batch, beams]: a number for each beam's prefix, equal where prefixes are, over all the batch; `layers`: of each the
 keys `k` and values `v`, [batch, heads, length * beams, width // heads]. A beam that goes on from another takes over its
-sources; keys and values stay where they were written."""
+sources and its number; keys and values stay where they were written."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +124,19 @@ class Attention(nnx.Module):
         q, k, v = self._split(x)
         return self._attend(q, k, v, allowed, key)
 
-    def step(self, x: Float[Array, "batch beams width"], start: Int[Array, ""], layer, allowed):
-        """Write each beam's keys and values to the cache from `start` on; attend to what is `allowed` of it."""
-        q, k, v = self._split(x)  # [batch, heads, beams, width // heads]
-        write = partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=2)
-        layer = {"k": write(layer["k"], k), "v": write(layer["v"], v)}
-        return self._attend(q, layer["k"], layer["v"], allowed, None), layer
+    def step(self, x: Float[Array, "rows width"], row_of: Int[Array, "batch beams"], layer, allowed):
+        """Attend from each beam's newest token to itself and what is `allowed` of the cache.
+
+        Returns the attended, of all beams, and what the cache gets: the newest keys and values.
+        """
+        qkv = self.qkv(x)[row_of]  # [batch, beams, 3 * width]
+        q, k, v = qkv.reshape(*row_of.shape, 3, self.heads, -1).transpose(2, 0, 3, 1, 4)
+        scores = jnp.einsum("bhqd,bhkd->bhqk", q, layer["k"], preferred_element_type=jnp.float32)
+        scores = jnp.where(allowed, scores / q.shape[-1] ** 0.5, jnp.finfo(jnp.float32).min)
+        own = jnp.einsum("bhqd,bhqd->bhq", q, k, preferred_element_type=jnp.float32)[..., None] / q.shape[-1] ** 0.5
+        weights = jax.nn.softmax(jnp.concatenate([scores, own], -1)).astype(v.dtype)
+        mixed = (weights[..., :-1] @ layer["v"] + weights[..., -1:] * v).swapaxes(1, 2)
+        return mixed.reshape(*row_of.shape, -1), {"k": k, "v": v}
 
 
 class Block(nnx.Module):
@@ -151,11 +160,11 @@ class Block(nnx.Module):
         x = x + dropout(self.attention(self.attention_norm(x), allowed, weights_key), self.rate, attention_key)
         return x + dropout(self._mlp(x), self.rate, mlp_key)
 
-    def step(self, x, start, layer, allowed):
-        """[batch, beams, width] -> the same, and the layer's cache with it from `start` on."""
-        attended, layer = self.attention.step(self.attention_norm(x), start, layer, allowed)
-        x = x + attended
-        return x + self._mlp(x), layer
+    def step(self, x: Float[Array, "rows width"], row_of, beam_of: Int[Array, "rows"], layer, allowed):
+        """One more token of each row: the same shape, and the keys and values that the cache gets."""
+        attended, newest = self.attention.step(self.attention_norm(x), row_of, layer, allowed)
+        x = x + self.attention.project(attended.reshape(-1, x.shape[-1])[beam_of])
+        return x + self._mlp(x), newest
 
 
 def _residual_deviation(config: GPT2Config) -> float:
@@ -218,22 +227,46 @@ class FlaxGPT2Model(nnx.Module):
         """An empty cache for sequences of up to `length` tokens; its first step may be of one beam alone."""
         shape = (batch, self.config.heads, length * beams, self.config.width // self.config.heads)
         layers = tuple({name: jnp.zeros(shape, self.dtype) for name in "kv"} for _ in self.blocks)
-        return {"sources": jnp.zeros((batch, 1, length), jnp.int32), "layers": layers}
+        return {
+            "sources": jnp.zeros((batch, 1, length), jnp.int32),
+            "rows": jnp.zeros((batch, 1), jnp.int32),
+            "layers": layers,
+        }
+
+    @staticmethod
+    def reorder_cache(cache: Cache, ancestors: Int[Array, "batch beams"]) -> Cache:
+        """The cache of beams that go on from those numbered in `ancestors`."""
+        sources = jnp.take_along_axis(cache["sources"], ancestors[:, :, None], axis=1)
+        return cache | {"sources": sources, "rows": jnp.take_along_axis(cache["rows"], ancestors, axis=1)}
 
     def step(
         self, tokens: Int[Array, "batch beams"], position: Int[Array, ""], cache: Cache
     ) -> tuple[Float[Array, "batch beams width"], Cache]:
-        """The hidden state of one more token per beam, at `position`, and the cache with it."""
-        x = self.token_embedding[...][tokens] + self.position_embedding[...][position]
-        x = x.astype(self.dtype)
+        """The hidden state of one more token per beam, at `position`, and the cache with it.
+
+        What beams of equal prefixes share, in one image or in several, is computed once. A token below 0 is of a beam
+        that nobody reads any more: its hidden state means nothing.
+        """
         length = cache["sources"].shape[2]
         beams = cache["layers"][0]["k"].shape[2] // length
-        sources = cache["sources"].at[:, :, position].set(jnp.arange(tokens.shape[1]))
-        allowed = sources[..., None] == jnp.arange(beams)  # [batch, beams, length, beams]
-        allowed &= (jnp.arange(length) <= position)[:, None]
+        allowed = cache["sources"][..., None] == jnp.arange(beams)  # [batch, beams, length, beams]
+        allowed &= (jnp.arange(length) < position)[:, None]
         allowed = allowed.reshape(*tokens.shape, -1)[:, None]  # [batch, 1, beams, length * beams]
-        layers = []
-        for block, layer in zip(self.blocks, cache["layers"], strict=True):
-            x, layer = block.step(x, position * beams, layer, allowed)
-            layers.append(layer)
-        return self.final_norm(x), {"sources": sources, "layers": tuple(layers)}
+        row_of, beam_of = distinct(cache["rows"], tokens)
+
+        def run(size: int):
+            some = beam_of[:size]
+            x = self.token_embedding[...][tokens.reshape(-1)[some]] + self.position_embedding[...][position]
+            x, newest = x.astype(self.dtype), []
+            for block, layer in zip(self.blocks, cache["layers"], strict=True):
+                x, written = block.step(x, row_of, some, layer, allowed)
+                newest.append(written)
+            return self.final_norm(x)[row_of], tuple(newest)
+
+        # The beams of a single image all differ.
+        sizes = [tokens.size] if len(tokens) == 1 else eighths(tokens.size)
+        hidden, newest = smallest_that_holds(row_of.max() + 1, sizes, run)
+        write = partial(jax.lax.dynamic_update_slice_in_dim, start_index=position * beams, axis=2)
+        layers = jax.tree.map(write, cache["layers"], newest)
+        sources = cache["sources"].at[:, :, position].set(jnp.arange(tokens.shape[1]))
+        return hidden, {"sources": sources, "rows": row_of, "layers": layers}

@@ -147,14 +147,17 @@ def load_pretrained(config: ModelConfig, model: dict[str, Any]) -> tuple[dict[st
     return model, notes
 
 
-def load_original(config: ModelConfig, model: dict[str, Any], tensors: Tensors, source: str) -> dict[str, Any]:
-    """The whole network from the original project's state dict (`transformer.*`, `efficient.*`, `encoder1` and so on).
+def original_table(config: ModelConfig) -> list[Entry]:
+    """What each array is called in the original project's state dict.
 
     Raises:
-        PretrainedError: when the tensors do not fit, or the merger is not the original's.
+        PretrainedError: when the merger is not the original's.
     """
     if config.merger.kind != "skip_mlp" or config.merger.norm != "none":
-        raise PretrainedError(f"{source}: the original's merger is skip_mlp without a norm")
+        raise PretrainedError(
+            f"model.merger.kind={config.merger.kind}, model.merger.norm={config.merger.norm}: "
+            "the original's merger is skip_mlp without a norm"
+        )
 
     def under(part: str, entries):
         return [Entry(name, (path[0], part, *path[1:]), kind) for name, path, kind in entries]
@@ -167,6 +170,16 @@ def load_original(config: ModelConfig, model: dict[str, Any], tensors: Tensors, 
             path = ("params", "merger", ours, layer)
             table.append(Entry(f"{layer}{theirs}.weight", (*path, "kernel"), "transposed"))
             table.append(Entry(f"{layer}{theirs}.bias", (*path, "bias"), "same"))
+    return table
+
+
+def load_original(config: ModelConfig, model: dict[str, Any], tensors: Tensors, source: str) -> dict[str, Any]:
+    """The whole network from the original project's state dict (`transformer.*`, `efficient.*`, `encoder1` and so on).
+
+    Raises:
+        PretrainedError: when the tensors do not fit, or the merger is not the original's.
+    """
+    table = original_table(config)
 
     def is_extra(name: str) -> bool:
         return efficientnet.is_extra(name) or gpt2.is_extra(name)

@@ -103,24 +103,34 @@ def test_bfloat16_stays_near(rng):
     assert relative_error(half(tokens), twin(tokens)) < 2e-2
 
 
-def test_steps_with_a_cache_give_what_the_whole_sequence_gives(rng):
-    """Beams go on from one another, the first token from one alone; each ends with its own sequence's hidden state."""
+@pytest.mark.parametrize("choice", [2, 97])
+def test_steps_with_a_cache_give_what_the_whole_sequence_gives(choice, rng):
+    """Beams go on from one another, the first token from one alone; each ends with its own sequence's hidden state.
+
+    With two tokens to choose from, prefixes are equal within images and between them. One beam is given up half-way.
+    """
     model = FlaxGPT2Model(SMALL, rngs=nnx.Rngs(0))
-    batch, beams, length = 2, 3, 12
+    batch, beams, length = 3, 5, 12
     step = jax.jit(lambda *args: model.step(*args))
     whole_pass = jax.jit(lambda tokens: model(tokens))
     cache = model.init_cache(batch, beams, 16)
-    sequences = rng.integers(0, 97, (batch, 1, 1))
+    sequences = rng.integers(0, choice, (batch, 1, 1))
     for position in range(length):
-        hidden, cache = step(sequences[:, :, position], jnp.int32(position), cache)
+        tokens = sequences[:, :, position].copy()
+        if position >= 6:
+            tokens[1] = -1
+        hidden, cache = step(tokens, jnp.int32(position), cache)
+        there = (tokens >= 0).reshape(-1)
+        prefixes = sequences.reshape(-1, position + 1)[there]
+        assert cache["rows"].max() + 1 == len(np.unique(prefixes, axis=0)) + (position >= 6)
         padded = np.zeros((batch * sequences.shape[1], length), int)  # what comes after changes nothing
         padded[:, : position + 1] = sequences.reshape(-1, position + 1)
         whole = whole_pass(padded)[:, position]
-        np.testing.assert_allclose(hidden.reshape(whole.shape), whole, rtol=1e-5, atol=2e-6)
-        ancestors = rng.integers(0, sequences.shape[1], (batch, beams))[:, :, None]
-        cache = cache | {"sources": np.take_along_axis(cache["sources"], ancestors, 1)}
-        new = rng.integers(0, 97, (batch, beams, 1))
-        sequences = np.concatenate([np.take_along_axis(sequences, ancestors, 1), new], 2)
+        np.testing.assert_allclose(hidden.reshape(whole.shape)[there], whole[there], rtol=1e-5, atol=2e-6)
+        ancestors = rng.integers(0, sequences.shape[1], (batch, beams))
+        cache = model.reorder_cache(cache, ancestors)
+        new = rng.integers(0, choice, (batch, beams, 1))
+        sequences = np.concatenate([np.take_along_axis(sequences, ancestors[:, :, None], 1), new], 2)
 
 
 def test_remat_changes_neither_values_nor_gradients_nor_dropout(rng):

@@ -1,0 +1,40 @@
+"""Computing only the rows that differ, with static shapes."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+T = TypeVar("T")
+
+
+def distinct(
+    parents: Int[Array, "batch beams"], tokens: Int[Array, "batch beams"]
+) -> tuple[Int[Array, "batch beams"], Int[Array, "batch*beams"]]:
+    """Number the distinct pairs of a parent and a token from 0; all tokens below 0 are one.
+
+    Returns:
+        The number of each beam's pair, and for each number a beam that has it, counted over the batch (what follows
+        the last number means nothing).
+    """
+    shape, tokens = tokens.shape, jnp.maximum(tokens, -1).reshape(-1)
+    parents = jnp.where(tokens < 0, -1, parents.reshape(-1))
+    parents, tokens, order = jax.lax.sort((parents, tokens, jnp.arange(tokens.size)), num_keys=2)
+    is_new = (parents != jnp.roll(parents, 1)) | (tokens != jnp.roll(tokens, 1))
+    number = jnp.cumsum(is_new.at[0].set(True)) - 1
+    nothing = jnp.zeros_like(order)
+    return nothing.at[order].set(number).reshape(shape), nothing.at[number].set(order)
+
+
+def eighths(rows: int) -> list[int]:
+    """One to eight eighths of a number of rows, rounded up, none below 4 (which cost as much as fewer)."""
+    return sorted({min(rows, max(4, -(-rows * part // 8))) for part in range(1, 9)})
+
+
+def smallest_that_holds(count: Int[Array, ""], sizes: Sequence[int], run: Callable[[int], T]) -> T:
+    """`run` of the smallest of the sizes that is at least `count`; each is compiled, one is computed."""
+    if len(sizes) == 1:
+        return run(sizes[0])
+    return jax.lax.switch(jnp.searchsorted(jnp.array(sizes), count), [lambda size=size: run(size) for size in sizes])

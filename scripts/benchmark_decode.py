@@ -1,0 +1,267 @@
+"""Time decoding with a trained run against transformers' `generate` with the same weights and pictures, alternated.
+
+    python scripts/benchmark_decode.py RUN [--as-gpt2-small] [--cases 5x8 5x64] [--repeats 3] [--figure rows.png]
+
+A case is beams x batch. Both sides get the same image vectors (encoding is not timed) and must give the same captions.
+Prints for each case: captions found to differ; pictures a second of both; our time over the peer's, median and range of
+alternated pairs; what the peer's arithmetic alone would allow at the rate of this machine's matrix product; and the
+share of the language model's rows that shared prefixes and finished pictures save, which the figure shows step by step.
+
+`--as-gpt2-small` widens the run's network to GPT-2 small's size (768 x 12, 50,257 tokens, the merger's published
+widths) without changing what it says: a network of the real size whose language is as sure as a trained one's.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+from matplotlib.figure import Figure
+from torch_peer import TorchCaptioner
+from transformers import GPT2Config
+
+from dualcap_jax import Captioner
+from dualcap_jax.cli import keep_freed_memory
+from dualcap_jax.config import ExperimentConfig
+from dualcap_jax.data.images import prepare_image
+from dualcap_jax.data.sources import open_source
+from dualcap_jax.decoding import DecodingConfig, beam_search
+from dualcap_jax.models.dual import DualCaptioner
+from dualcap_jax.pretrained.load import original_table
+from dualcap_jax.pretrained.tables import export
+from dualcap_jax.training.step import graph, model_shapes
+
+
+def widened(config: ExperimentConfig, model: dict) -> tuple[ExperimentConfig, dict]:
+    """The run's network at GPT-2 small's size with the same captions (Chen et al. 2016, Net2Net).
+
+    Each channel of the residual stream is repeated, which no layer norm notices; new heads, units and layers add zero.
+    The added tokens are copies of one that captions never hold.
+    """
+    small = config.model.language
+    repeats, rest = divmod(768, small.width)
+    if rest:
+        raise SystemExit(f"--as-gpt2-small: the run's width {small.width} does not divide 768")
+    language = replace(small, vocab_size=50257, width=768, layers=12, heads=12)
+    merger = replace(config.model.merger, hidden=())
+    large = replace(config, model=replace(config.model, language=language, merger=merger))
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), model_shapes(large.model)["params"])
+    old, new = jax.device_get(model["params"]), params["language"]
+    features = config.model.encoder.num_classes
+
+    def fill(target, value):
+        target[tuple(map(slice, value.shape))] = value
+
+    def heads(x):  # [3 * width, ...] or [width, ...], head by head into the first of 12 heads of 64
+        parts = x.reshape(-1, small.heads, small.width // small.heads, *x.shape[1:])
+        wide = np.zeros((len(parts), 12, 64, *x.shape[1:]), np.float32)
+        wide[:, : small.heads, : parts.shape[2]] = parts
+        return wide.reshape(-1, *x.shape[1:])
+
+    tile = partial(np.tile, reps=repeats)
+    for name in ("token_embedding", "position_embedding"):
+        fill(new[name], np.tile(old["language"][name], (1, repeats)))
+    unused = np.argmin(old["language"]["token_embedding"] @ old["language"]["final_norm"]["bias"])
+    new["token_embedding"][small.vocab_size :] = new["token_embedding"][unused]
+    for part in ("scale", "bias"):  # the logits sum over the repeated channels
+        new["final_norm"][part][:] = tile(old["language"]["final_norm"][part]) / repeats
+    for wide in new["blocks"].values():
+        wide["attention_norm"]["scale"][:] = wide["mlp_norm"]["scale"][:] = 1
+    scale = np.repeat([(64 / (small.width // small.heads)) ** 0.5, 1, 1], small.width)
+    for index, block in old["language"]["blocks"].items():
+        wide, attention = new["blocks"][index], block["attention"]
+        for norm in ("attention_norm", "mlp_norm"):
+            for part in ("scale", "bias"):
+                wide[norm][part][:] = tile(block[norm][part])
+        inputs = np.tile(attention["qkv"]["kernel"], (1, repeats)) / repeats
+        wide["attention"]["qkv"]["kernel"][:] = heads(inputs * scale[:, None])
+        wide["attention"]["qkv"]["bias"][:] = heads(attention["qkv"]["bias"] * scale)
+        outputs = np.tile(attention["project"]["kernel"], (repeats, 1))
+        wide["attention"]["project"]["kernel"][:] = heads(outputs.T).T
+        wide["attention"]["project"]["bias"][:] = tile(attention["project"]["bias"])
+        fill(wide["mlp_expand"]["kernel"], np.tile(block["mlp_expand"]["kernel"], (1, repeats)) / repeats)
+        fill(wide["mlp_expand"]["bias"], block["mlp_expand"]["bias"])
+        fill(wide["mlp_project"]["kernel"], np.tile(block["mlp_project"]["kernel"], (repeats, 1)))
+        wide["mlp_project"]["bias"][:] = tile(block["mlp_project"]["bias"])
+    for index, unit in old["merger"].items():
+        wide, kernel, seen = params["merger"][index], unit["encoder"]["kernel"], features if index == "first" else 0
+        fill(wide["encoder"]["kernel"], np.concatenate([kernel[:seen], np.tile(kernel[seen:], (repeats, 1))]))
+        fill(wide["encoder"]["bias"], unit["encoder"]["bias"])
+        fill(wide["decoder"]["kernel"], np.tile(unit["decoder"]["kernel"], (1, repeats)) / repeats)
+        wide["decoder"]["bias"][:] = tile(unit["decoder"]["bias"]) / repeats
+    return large, {**model, "params": {**params, "encoder": old["encoder"]}}
+
+
+def peer_of(config: ExperimentConfig, model: dict) -> Any:  # generate's annotations fit no class of one's own
+    """The PyTorch peer's language model and merger with our weights; its encoder is not used."""
+    language = config.model.language
+    end = language.vocab_size - 1
+    shape = GPT2Config(
+        vocab_size=language.vocab_size,
+        n_positions=language.max_positions,
+        n_embd=language.width,
+        n_layer=language.layers,
+        n_head=language.heads,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+    tensors = {}
+    for name, value in export(original_table(config.model), model).items():
+        if not name.startswith("efficient."):
+            tensors[name if name.startswith("transformer.") else f"merger.{name}"] = torch.tensor(value)
+    hidden = len(tensors["merger.encoder1.bias"]), len(tensors["merger.encoder2.bias"])
+    peer = TorchCaptioner(shape, None, features=model["batch_stats"]["image_mean"].size, hidden=hidden).eval()
+    tensors["lm_head.weight"] = tensors["transformer.wte.weight"]
+    peer.load_state_dict(tensors)
+    return peer
+
+
+def our_search(config: ExperimentConfig, settings: DecodingConfig, end: int, report: Callable | None = None):
+    """Our search as a function of model and image vectors; `report` is given the number of rows of each step."""
+    graphdef = graph(config.model)
+
+    @jax.jit
+    def search(model, features):
+        network: DualCaptioner = nnx.merge(graphdef, model["params"], model["batch_stats"], copy=True)
+
+        def next_logits(tokens, position, cache, image):
+            logits, cache = network.next_logits(tokens, position, cache, image)
+            if report is not None:
+                jax.debug.callback(report, position, cache["language"]["rows"].max() + 1)
+            return logits, cache
+
+        return beam_search(
+            next_logits,
+            network.reorder_cache,
+            network.init_cache(len(features), settings.num_beams, settings.max_length),
+            features,
+            jnp.full((len(features), 1), end, jnp.int32),
+            config=settings,
+            end_id=end,
+            pad_id=end,
+        )
+
+    return search
+
+
+def matrix_product_rate() -> float:
+    """FLOP a second of the better of the two libraries at a large product, now."""
+    x = np.random.default_rng(0).standard_normal((1024, 3072), np.float32)
+    y, ours = torch.from_numpy(x), jax.jit(lambda x: x @ x.T)
+    theirs = torch.inference_mode()(lambda: y @ y.T)
+    best = min(_seconds(job) for _ in range(10) for job in (lambda: jax.block_until_ready(ours(x)), theirs))
+    return 2 * 1024 * 1024 * 3072 / best
+
+
+def _seconds(job: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    job()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Time each case."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workdir", help="a run with the skip_mlp merger, such as the embedded default")
+    parser.add_argument("--as-gpt2-small", action="store_true")
+    parser.add_argument("--cases", nargs="+", default=["1x1", "1x8", "1x64", "5x1", "5x8", "5x64", "64x1", "256x1"])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--figure", help="PNG file: share of rows saved, step by step")
+    args = parser.parse_args()
+
+    keep_freed_memory()  # as our commands do; the peer gains by it too
+    captioner = Captioner.load(args.workdir)
+    end, source = captioner.tokenizer.end_id, open_source(captioner.config.data, "test")
+    cases = [tuple(map(int, case.split("x"))) for case in args.cases]
+    data, needed = captioner.config.data, max(batch for _, batch in cases)
+    if needed > len(source):
+        parser.error(f"--cases: a batch of {needed}, but the test split has {len(source)} pictures")
+    pictures = np.stack(
+        [
+            prepare_image(source[index].read_image(), data.image_size, data.resize, data.interpolation)
+            for index in range(needed)
+        ]
+    )
+    network = nnx.merge(graph(captioner.config.model), *(captioner.model[part] for part in ("params", "batch_stats")))
+    features = np.concatenate([network.encode(part) for part in np.array_split(pictures, -(-len(pictures) // 16))])
+    config, model = captioner.config, captioner.model
+    if args.as_gpt2_small:
+        config, model = widened(config, model)
+    peer, model = peer_of(config, model), jax.device_put(model)
+
+    language = config.model.language
+    row = 24 * language.layers * language.width**2  # FLOP of the language model's products, one row, one step
+    merger = sum(leaf.size for leaf in jax.tree.leaves(model["params"]["merger"]))
+    own = 2 * (merger + language.vocab_size * language.width)  # of what each hypothesis has to itself
+    rate = matrix_product_rate()
+    print(f"matrix product: {rate / 1e9:.0f} GFLOP/s; a row {row / 1e6:.0f} + {own / 1e6:.0f} MFLOP a step")
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for beams, batch in cases:
+        settings = replace(config.decoding, num_beams=beams, num_return_sequences=1)
+        rows: dict[int, int] = {}
+
+        def count(position, number, rows=rows):
+            rows[int(position)] = int(number)
+
+        some = features[:batch]
+        jax.block_until_ready(our_search(config, settings, end, count)(model, some))
+        jax.effects_barrier()
+        search = our_search(config, settings, end)
+        inputs = torch.full((batch, 1), end), torch.from_numpy(some)
+
+        @torch.inference_mode()
+        def generate(inputs=inputs, settings=settings):
+            return peer.generate(
+                inputs[0],
+                image_features=inputs[1],
+                attention_mask=torch.ones_like(inputs[0]),
+                do_sample=False,
+                eos_token_id=end,
+                pad_token_id=end,
+                **{
+                    name: getattr(settings, name)
+                    for name in ("num_beams", "max_length", "no_repeat_ngram_size", "length_penalty", "early_stopping")
+                },
+            )
+
+        def ours(search=search, some=some):
+            return jax.block_until_ready(search(model, some))
+
+        compiling = _seconds(ours)
+        found, theirs = np.array(ours().tokens[:, 0]), generate().numpy()
+        theirs = np.pad(theirs, ((0, 0), (0, found.shape[1] - theirs.shape[1])), constant_values=end)
+        differing = int((found != theirs).any(1).sum())
+        pairs = [(_seconds(ours), _seconds(generate)) for _ in range(args.repeats)]
+        ratios = [mine / other for mine, other in pairs]
+        mine, other = (statistics.median(side) for side in zip(*pairs, strict=True))
+        peers = [batch * (beams if at else 1) for at in range(len(rows))]  # the first step is of one each
+        saved = [100 * (1 - rows[at] / all_rows) for at, all_rows in enumerate(peers)]
+        bound = sum(peers) * (row + own) / rate
+        print(
+            f"beams {beams}, batch {batch}: {differing} captions differ, ours {batch / mine:.2f}, "
+            f"peer {batch / other:.2f} pictures/s, ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to "
+            f"{max(ratios):.2f}); peer's arithmetic alone {batch / bound:.2f} pictures/s; {len(rows)} steps, "
+            f"{1 - sum(rows.values()) / sum(peers):.0%} of the rows saved; compiling {compiling:.0f} s",
+            flush=True,
+        )
+        axes.plot(saved, marker="o", label=f"{beams} x {batch}")
+    if args.figure:
+        axes.set(xlabel="step", ylabel="language model's rows saved, %", ylim=(0, 100))
+        axes.legend(title="beams x pictures", frameon=False)
+        axes.grid(alpha=0.25)
+        figure.savefig(args.figure, dpi=130)
+
+
+if __name__ == "__main__":
+    main()
