@@ -124,19 +124,45 @@ class Attention(nnx.Module):
         q, k, v = self._split(x)
         return self._attend(q, k, v, allowed, key)
 
-    def step(self, x: Float[Array, "rows width"], row_of: Int[Array, "batch beams"], layer, allowed):
-        """Attend from each beam's newest token to itself and what is `allowed` of the cache.
+    def step(self, x: Float[Array, "rows width"], row_of: Int[Array, "batch beams"], layer, sources, position):
+        """Attend from each beam's newest token, at `position`, to itself and to what the cache has before it.
 
         Returns the attended, of all beams, and what the cache gets: the newest keys and values.
         """
         qkv = self.qkv(x)[row_of]  # [batch, beams, 3 * width]
         q, k, v = qkv.reshape(*row_of.shape, 3, self.heads, -1).transpose(2, 0, 3, 1, 4)
-        scores = jnp.einsum("bhqd,bhkd->bhqk", q, layer["k"], preferred_element_type=jnp.float32)
-        scores = jnp.where(allowed, scores / q.shape[-1] ** 0.5, jnp.finfo(jnp.float32).min)
-        own = jnp.einsum("bhqd,bhqd->bhq", q, k, preferred_element_type=jnp.float32)[..., None] / q.shape[-1] ** 0.5
-        weights = jax.nn.softmax(jnp.concatenate([scores, own], -1)).astype(v.dtype)
-        mixed = (weights[..., :-1] @ layer["v"] + weights[..., -1:] * v).swapaxes(1, 2)
+        q = q / q.shape[-1] ** 0.5
+        length = sources.shape[2]
+        beams = layer["k"].shape[2] // length
+        chunk = min(length, chunk_length(beams))
+
+        def attend(number, so_far):
+            """Take one chunk into the softmax: its greatest score, its sum, its sum of values (Milakov 2018)."""
+            most, total, mixed = so_far
+            positions = number * chunk + jnp.arange(chunk)
+            there = jax.lax.dynamic_slice_in_dim(sources, number * chunk, chunk, 2)[..., None] == jnp.arange(beams)
+            there &= (positions < position)[:, None]  # [batch, beams, chunk, beams]
+            keys, values = (
+                jax.lax.dynamic_slice_in_dim(layer[name], number * chunk * beams, chunk * beams, 2) for name in "kv"
+            )
+            scores = jnp.einsum("bhqd,bhkd->bhqk", q, keys, preferred_element_type=jnp.float32)
+            scores = jnp.where(there.reshape(*row_of.shape, -1)[:, None], scores, -jnp.inf)
+            new = jnp.maximum(most, scores.max(-1, keepdims=True))
+            weights, before = jnp.exp(scores - new), jnp.exp(most - new)
+            taken = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(v.dtype), values, preferred_element_type=jnp.float32)
+            return new, total * before + weights.sum(-1, keepdims=True), mixed * before + taken
+
+        own = jnp.einsum("bhqd,bhqd->bhq", q, k, preferred_element_type=jnp.float32)[..., None]
+        state = own, jnp.ones_like(own), v.astype(jnp.float32)
+        chunks = 1 if chunk == length else -(-position // chunk)
+        state = jax.lax.fori_loop(0, chunks, attend, state)
+        mixed = (state[2] / state[1]).astype(v.dtype).swapaxes(1, 2)  # [batch, beams, heads, width // heads]
         return mixed.reshape(*row_of.shape, -1), {"k": k, "v": v}
+
+
+def chunk_length(beams: int) -> int:
+    """Positions of the cache that are attended to at a time, so that many beams do not pay for what is still empty."""
+    return max(1, 1024 // beams)
 
 
 class Block(nnx.Module):
@@ -160,9 +186,9 @@ class Block(nnx.Module):
         x = x + dropout(self.attention(self.attention_norm(x), allowed, weights_key), self.rate, attention_key)
         return x + dropout(self._mlp(x), self.rate, mlp_key)
 
-    def step(self, x: Float[Array, "rows width"], row_of, beam_of: Int[Array, "rows"], layer, allowed):
+    def step(self, x: Float[Array, "rows width"], row_of, beam_of: Int[Array, "rows"], *cache):
         """One more token of each row: the same shape, and the keys and values that the cache gets."""
-        attended, newest = self.attention.step(self.attention_norm(x), row_of, layer, allowed)
+        attended, newest = self.attention.step(self.attention_norm(x), row_of, *cache)
         x = x + self.attention.project(attended.reshape(-1, x.shape[-1])[beam_of])
         return x + self._mlp(x), newest
 
@@ -225,6 +251,9 @@ class FlaxGPT2Model(nnx.Module):
 
     def init_cache(self, batch: int, beams: int, length: int) -> Cache:
         """An empty cache for sequences of up to `length` tokens; its first step may be of one beam alone."""
+        chunk = chunk_length(beams)
+        if length > chunk:
+            length = -(-length // chunk) * chunk
         shape = (batch, self.config.heads, length * beams, self.config.width // self.config.heads)
         layers = tuple({name: jnp.zeros(shape, self.dtype) for name in "kv"} for _ in self.blocks)
         return {
@@ -247,11 +276,6 @@ class FlaxGPT2Model(nnx.Module):
         What beams of equal prefixes share, in one image or in several, is computed once. A token below 0 is of a beam
         that nobody reads any more: its hidden state means nothing.
         """
-        length = cache["sources"].shape[2]
-        beams = cache["layers"][0]["k"].shape[2] // length
-        allowed = cache["sources"][..., None] == jnp.arange(beams)  # [batch, beams, length, beams]
-        allowed &= (jnp.arange(length) < position)[:, None]
-        allowed = allowed.reshape(*tokens.shape, -1)[:, None]  # [batch, 1, beams, length * beams]
         row_of, beam_of = distinct(cache["rows"], tokens)
 
         def run(size: int):
@@ -259,13 +283,14 @@ class FlaxGPT2Model(nnx.Module):
             x = self.token_embedding[...][tokens.reshape(-1)[some]] + self.position_embedding[...][position]
             x, newest = x.astype(self.dtype), []
             for block, layer in zip(self.blocks, cache["layers"], strict=True):
-                x, written = block.step(x, row_of, some, layer, allowed)
+                x, written = block.step(x, row_of, some, layer, cache["sources"], position)
                 newest.append(written)
             return self.final_norm(x)[row_of], tuple(newest)
 
         # The beams of a single image all differ.
         sizes = [tokens.size] if len(tokens) == 1 else eighths(tokens.size)
         hidden, newest = smallest_that_holds(row_of.max() + 1, sizes, run)
+        beams = cache["layers"][0]["k"].shape[2] // cache["sources"].shape[2]
         write = partial(jax.lax.dynamic_update_slice_in_dim, start_index=position * beams, axis=2)
         layers = jax.tree.map(write, cache["layers"], newest)
         sources = cache["sources"].at[:, :, position].set(jnp.arange(tokens.shape[1]))
