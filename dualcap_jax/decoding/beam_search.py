@@ -99,30 +99,44 @@ def beam_search(
         rest mean nothing: their scores are of the order of -1e9.
     """
     (batch, prompt), beams = start.shape, config.num_beams
-    state = _initial_state(start, config, pad_id)
-    advance = partial(_advance, config=config, prompt=prompt, end_id=end_id, bad_words=bad_words)
+    states = (_initial_state(start, config, pad_id),) * config.num_beam_groups
+    advance = partial(_advance_groups, config=config, prompt=prompt, end_id=end_id, pad_id=pad_id, bad_words=bad_words)
 
     logits, cache = read_prompt(next_logits, cache, context, start)
-    state = advance(state, jnp.broadcast_to(logits, (batch, beams, logits.shape[-1])))
+    states = advance(states, jnp.broadcast_to(logits, (batch, beams, logits.shape[-1])))
     cache = reorder(cache, jnp.zeros((batch, beams), jnp.int32))
 
-    def is_unfinished(carry: tuple[_State, Cache]) -> Bool[Array, ""]:
-        state, _ = carry
-        return (state.length < config.max_length) & ~jnp.all(_is_done(state, config))
+    def is_unfinished(carry: tuple[tuple[_State, ...], Cache]) -> Bool[Array, ""]:
+        states, _ = carry
+        all_done = jnp.all(jnp.stack([_is_done(state, config) for state in states]))
+        return (states[0].length < config.max_length) & ~all_done
 
-    def step(carry: tuple[_State, Cache]) -> tuple[_State, Cache]:
-        state, cache = carry
-        last = jax.lax.dynamic_index_in_dim(state.sequences, state.length - 1, axis=2, keepdims=False)
-        last = jnp.where(_is_done(state, config), -1, last)
-        logits, cache = next_logits(last, state.length - 1, reorder(cache, state.ancestors), context)
-        return advance(state, logits), cache
+    def step(carry: tuple[tuple[_State, ...], Cache]) -> tuple[tuple[_State, ...], Cache]:
+        states, cache = carry
+        last = jnp.concatenate([jnp.where(_is_done(state, config), -1, _last_tokens(state)) for state in states], 1)
+        size = beams // len(states)
+        ancestors = jnp.concatenate([state.ancestors + group * size for group, state in enumerate(states)], 1)
+        logits, cache = next_logits(last, states[0].length - 1, reorder(cache, ancestors), context)
+        return advance(states, logits), cache
 
-    state, _ = jax.lax.while_loop(is_unfinished, step, (state, cache))
+    states, _ = jax.lax.while_loop(is_unfinished, step, (states, cache))
+    return _best(states, config.num_return_sequences)
 
-    best = slice(None), slice(config.num_return_sequences)
-    return BeamSearchResult(
-        state.finished[best], state.lengths[best], state.scores[best], state.finished_log_probs[best]
+
+def _best(states: tuple[_State, ...], number: int) -> BeamSearchResult:
+    """The best finished hypotheses of all groups."""
+    every = [
+        BeamSearchResult(state.finished, state.lengths, state.scores, state.finished_log_probs) for state in states
+    ]
+    together = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *every)
+    _, best = jax.lax.top_k(together.scores, number)
+    return jax.tree.map(
+        lambda leaf: jnp.take_along_axis(leaf, best.reshape(*best.shape, *[1] * (leaf.ndim - 2)), axis=1), together
     )
+
+
+def _last_tokens(state: _State) -> Int[Array, "batch beams"]:
+    return jax.lax.dynamic_index_in_dim(state.sequences, state.length - 1, axis=2, keepdims=False)
 
 
 def read_prompt(
@@ -159,8 +173,8 @@ def _length_norms(config: DecodingConfig) -> Float[Array, "max_length"]:
 
 def _initial_state(start: Int[Array, "batch prompt"], config: DecodingConfig, pad_id: int) -> _State:
     """One live hypothesis for each example, its first tokens, and none finished."""
-    (batch, prompt), beams = start.shape, config.num_beams
-    shape = batch, beams
+    batch, prompt = start.shape
+    shape = batch, config.num_beams // config.num_beam_groups
     sequences = jnp.full((*shape, config.max_length), pad_id, jnp.int32).at[:, :, :prompt].set(start[:, None])
     nothing = jnp.zeros((*shape, config.max_length), jnp.float32)
     return _State(
@@ -178,23 +192,44 @@ def _initial_state(start: Int[Array, "batch prompt"], config: DecodingConfig, pa
     )
 
 
+def _advance_groups(
+    states: tuple[_State, ...],
+    logits: Float[Array, "batch beams vocabulary"],
+    *,
+    config: DecodingConfig,
+    pad_id: int,
+    **settings: Any,
+) -> tuple[_State, ...]:
+    """Extend the groups one after the other, each kept from what those before it chose (Vijayakumar et al. 2018)."""
+    chosen = jnp.zeros((len(logits), 1, logits.shape[-1]), jnp.float32)  # how often each token was
+    advanced = []
+    for state, own in zip(states, jnp.split(logits, len(states), axis=1), strict=True):
+        advanced.append(_advance(state, own, config.diversity_penalty * chosen, config=config, **settings))
+        # a group that is done chooses padding, as in transformers 4, which had this search
+        tokens = jnp.where(_is_done(state, config), pad_id, _last_tokens(advanced[-1]))
+        chosen = chosen.at[jnp.arange(len(logits))[:, None], 0, tokens].add(1.0)
+    return tuple(advanced)
+
+
 def _advance(
     state: _State,
     logits: Float[Array, "batch beams vocabulary"],
+    penalty: Float[Array, "batch 1 vocabulary"],
     *,
     config: DecodingConfig,
     prompt: int,
     end_id: int,
     bad_words: Phrases,
 ) -> _State:
-    """Extend all live hypotheses by one token."""
+    """Extend all live hypotheses of a group by one token."""
     batch, beams, vocabulary = logits.shape
     norms = _length_norms(config)
 
     logits = logits.astype(jnp.float32)
     rules = state.sequences, state.length, config, end_id, bad_words
-    if beams > 1:  # what a ban takes away is given to nobody
-        constrained = constrain(jax.nn.log_softmax(logits), *rules)
+    if config.num_beams > 1:  # what a ban takes away is given to nobody
+        log_probs = jax.nn.log_softmax(logits)
+        constrained = constrain(log_probs - penalty if config.diversity_penalty else log_probs, *rules)
     else:  # greedy search is constrained before the softmax
         constrained = jax.nn.log_softmax(constrain(logits, *rules))
     totals = (constrained + state.log_probs[:, :, None]).reshape(batch, beams * vocabulary)

@@ -36,6 +36,13 @@ class DecodingConfig:
     """When a picture is done. True: with num_beams finished captions. False: when no live beam, scored at its
     present length, beats the worst finished one. never: the same, scored at the most favourable length."""
 
+    num_beam_groups: int = 1
+    """Diverse beam search: the beams are searched in so many groups, each kept from the words of those before it."""
+
+    diversity_penalty: float = 0.0
+    """Of diverse beam search: taken off a token's log-probability for each beam of an earlier group that just chose
+    it."""
+
     num_return_sequences: int = 1
     """Captions returned for each picture, best first; at most num_beams. Of sampling: as drawn, any number."""
 
@@ -63,12 +70,17 @@ class DecodingConfig:
     @property
     def name(self) -> str:
         """Tells reports apart."""
-        return f"sample{self.seed}" if self.do_sample else f"beam{self.num_beams}"
+        if self.do_sample:
+            return f"sample{self.seed}"
+        groups = f"in{self.num_beam_groups}groups" if self.num_beam_groups > 1 else ""
+        return f"beam{self.num_beams}{groups}"
 
     def __post_init__(self) -> None:
         """Reject impossible values, naming field, value and accepted range."""
         for name, least in [
             ("num_beams", 1),
+            ("num_beam_groups", 1),
+            ("diversity_penalty", 0),
             ("max_length", 2),
             ("no_repeat_ngram_size", 0),
             ("min_length", 0),
@@ -78,12 +90,21 @@ class DecodingConfig:
             ("batch_size", 1),
         ]:
             value = getattr(self, name)
-            if value < least:
+            if not least <= value < float("inf"):
                 raise ValueError(f"decoding.{name}={value}: must be at least {least}")
         if self.num_return_sequences > self.num_beams and not self.do_sample:
             raise ValueError(
                 f"decoding.num_return_sequences={self.num_return_sequences}: "
                 f"must be at most decoding.num_beams={self.num_beams}"
+            )
+        if self.num_beams % self.num_beam_groups:
+            raise ValueError(
+                f"decoding.num_beam_groups={self.num_beam_groups}: must divide decoding.num_beams={self.num_beams}"
+            )
+        if (self.num_beam_groups > 1) != (self.diversity_penalty > 0):
+            raise ValueError(
+                f"decoding.num_beam_groups={self.num_beam_groups} and diversity_penalty={self.diversity_penalty}: "
+                "diverse beam search needs more than 1 group and a penalty above 0, any other neither"
             )
         if self.min_length > self.max_length:
             raise ValueError(

@@ -1,6 +1,8 @@
 import dataclasses
 import itertools
+import json
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -166,6 +168,35 @@ def test_scores_and_lengths_describe_the_returned_tokens():
     assert (np.diff(found.scores, axis=1) <= 0).all()
 
 
+def test_diverse_beams_are_those_of_transformers_4():
+    """The file holds what transformers 4.53.3, the last line to have this search, found for drawn toy models.
+
+    All cases have early stopping and no caption of full length; elsewhere that version's bookkeeping differs from
+    transformers 5's, which each group follows here.
+    """
+    for case in json.loads(Path(__file__).with_name("diverse_beams.json").read_text()):
+        weights = Weights.draw(case["seed"], case["vocab"], end_id=case["end"], end_bias=case["bias"])
+        image = np.random.default_rng(case["seed"]).normal(size=(case["batch"], 8)).astype(np.float32)
+        about = make_next_logits(weights), reorder, empty_cache(weights, case["batch"]), image
+        start = jnp.full((case["batch"], 1), case["start"], jnp.int32)
+        config = DecodingConfig(**case["settings"])
+        found = beam_search(*about, start, config=config, end_id=case["end"], pad_id=case["end"])
+        theirs = [row + [case["end"]] * (config.max_length - len(row)) for row in case["sequences"]]
+        np.testing.assert_array_equal(found.tokens.reshape(-1, config.max_length), theirs)
+        np.testing.assert_allclose(found.scores.reshape(-1), case["scores"], rtol=1e-4, atol=1e-5)
+
+
+def test_the_first_group_searches_as_if_alone_and_the_next_says_something_else():
+    weights, (start, image) = Weights.draw(5, VOCABULARY, end_id=END), draw_inputs(5, 6)
+    alone = search(weights, start, image, DecodingConfig(2, 8, num_return_sequences=2))
+    groups = DecodingConfig(4, 8, num_beam_groups=2, diversity_penalty=50.0, num_return_sequences=4)
+    together = search(weights, start, image, groups)
+    for row in range(len(start)):
+        mine, every = ({tuple(tokens) for tokens in found.tokens[row].tolist()} for found in (alone, together))
+        assert mine < every
+        assert {tokens[1] for tokens in mine}.isdisjoint(tokens[1] for tokens in every - mine)
+
+
 def test_an_example_is_searched_alike_in_any_batch():
     weights = Weights.draw(9, VOCABULARY, end_id=END, end_bias=2.0)
     start, image = draw_inputs(9, 4)
@@ -235,6 +266,8 @@ def test_no_ngram_occurs_twice(data: st.DataObject, size: int, length: int):
         ("batch_size", 0, "at least 1"),
         ("length_penalty", float("nan"), "finite"),
         ("early_stopping", "soon", "True, False or 'never'"),
+        ("num_beam_groups", 2, "must divide decoding.num_beams=5"),
+        ("num_beam_groups", 5, "a penalty above 0"),
     ],
 )
 def test_an_impossible_setting_names_itself(field: str, value: object, accepted: str):
