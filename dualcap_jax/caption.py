@@ -2,8 +2,9 @@
 
 import json
 import os
+import re
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from dualcap_jax.captioner import Caption, Captioner
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.images import ImageError, prepare_image
 from dualcap_jax.decoding.config import DecodingConfig
+from dualcap_jax.explain import WordError, find_word, overlay
 from dualcap_jax.training.checkpoints import Which
 
 GIVEN = 0.7
@@ -38,6 +40,11 @@ class Arguments:
     explain: bool = False
     """Show how much of each word the picture gave, in nats: what it adds to the word's log-probability with an average
     picture. On a terminal the words that it gave are green."""
+    map: str = ""
+    """A word. For each time that a picture's caption holds it, write the picture under the word's Grad-CAM: where the
+    encoder's last feature maps speak for it."""
+    map_dir: Path = Path("maps")
+    """Folder that these are written to as PICTURE.WORD.png."""
     checkpoint: Which = "best"
     """best (by validation loss) or latest."""
     decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")] = field(default_factory=DecodingConfig)
@@ -50,20 +57,21 @@ class Pictures:
     def __init__(self, names: Sequence[str], data: DataConfig):
         self._names, self._data = names, data
         self.failed = 0
-        self.read: deque[Path] = deque()
-        """Paths of the pictures read and not yet captioned."""
+        self.read: deque[tuple[Path, bytes]] = deque()
+        """Path and content of the pictures read and not yet captioned."""
 
     def _paths(self) -> Iterator[Path]:
         for path in map(Path, self._names):
             if path.is_dir():
                 found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
                 if not found:
-                    self._fail(path, "no pictures in this folder")
+                    self.fail(path, "no pictures in this folder")
                 yield from found
             else:
                 yield path
 
-    def _fail(self, path: Path, reason: object) -> None:
+    def fail(self, path: Path, reason: object) -> None:
+        """Tell what is wrong with a picture."""
         print(f"{path}: {reason}", file=sys.stderr)
         self.failed += 1
 
@@ -71,13 +79,14 @@ class Pictures:
         data = self._data
         for path in self._paths():
             try:
-                image = prepare_image(path.read_bytes(), data.image_size, data.resize, data.interpolation)
+                content = path.read_bytes()
+                image = prepare_image(content, data.image_size, data.resize, data.interpolation)
             except OSError as error:
-                self._fail(path, error.strerror or error)
+                self.fail(path, error.strerror or error)
             except ImageError as error:
-                self._fail(path, error)
+                self.fail(path, error)
             else:
-                self.read.append(path)
+                self.read.append((path, content))
                 yield image
 
 
@@ -105,8 +114,32 @@ def render(path: Path, caption: Caption, form: str, terminal: bool = False) -> s
     return json.dumps({"image": str(path), **values[0], **others}, ensure_ascii=False)
 
 
+class Maps:
+    """Grad-CAM maps of one word, and where they are written."""
+
+    def __init__(self, captioner: Captioner, word: str, directory: Path):
+        self._captioner, self._word, self._directory = captioner, word, directory
+        self._written: Counter[str] = Counter()
+
+    def write(self, path: Path, content: bytes, caption: Caption) -> None:
+        """Write those of one picture.
+
+        Raises:
+            WordError: when the caption does not hold the word.
+        """
+        places = find_word(caption.text, self._word)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        name = re.sub(r"[/\\]", "_", f"{path.stem}.{self._word}")
+        for place in places:
+            self._written[name] += 1
+            number = self._written[name]  # above 1: the word again, or a picture of this name in another folder
+            file = self._directory / (f"{name}.png" if number == 1 else f"{name}-{number}.png")
+            heatmap = self._captioner.grad_cam(content, caption, place)
+            overlay(self._captioner.prepare(content), heatmap).save(file)
+
+
 def main(args: Sequence[str]) -> int:
-    """Caption pictures; returns 1 where some could not be read, else 0."""
+    """Caption pictures; returns 1 where some could not be read, or a caption lacks the word to map, else 0."""
     description = "Caption pictures with a trained run."
     arguments = cli.parse(Arguments, args, "caption", description)
     captioner = Captioner.load(arguments.workdir, arguments.checkpoint)
@@ -116,8 +149,15 @@ def main(args: Sequence[str]) -> int:
     data = captioner.config.data
     pictures = Pictures(arguments.pictures, data)
     terminal = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    maps = Maps(captioner, arguments.map, arguments.map_dir)
     for caption in captioner.caption_prepared(pictures, arguments.decoding, arguments.explain):
-        print(render(pictures.read.popleft(), caption, arguments.format, terminal), flush=True)
+        path, content = pictures.read.popleft()
+        print(render(path, caption, arguments.format, terminal), flush=True)
+        if arguments.map:
+            try:
+                maps.write(path, content, caption)
+            except WordError as error:
+                pictures.fail(path, error)
     return 1 if pictures.failed else 0
 
 

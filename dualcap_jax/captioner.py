@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Float32, UInt8
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -22,6 +23,7 @@ from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer
 from dualcap_jax.decoding.beam_search import BeamSearchResult, beam_search
 from dualcap_jax.decoding.config import DecodingConfig
 from dualcap_jax.decoding.sampling import sample
+from dualcap_jax.explain import Word, find_word, join_words, log_probs, word_map, word_spans
 from dualcap_jax.pretrained.files import locate, read_tensors
 from dualcap_jax.pretrained.tables import PretrainedError, export, own_table, port
 from dualcap_jax.training.checkpoints import Which, restore_model
@@ -29,24 +31,6 @@ from dualcap_jax.training.step import graph, model_shapes
 
 Picture = str | os.PathLike | bytes | Image.Image | np.ndarray
 """A path, an encoded picture (JPEG, PNG, WebP, ...), a PIL image or an array uint8 [height, width, 3]."""
-
-
-@dataclass(frozen=True)
-class Word:
-    """One word of a caption, and where it comes from."""
-
-    text: str
-    log_prob: float
-    """Log-probability of its tokens, in nats."""
-    blind_log_prob: float
-    """The same with the average of the pictures trained on."""
-    language_log_prob: float
-    """The same under the language model alone, which was not trained to speak without the merger."""
-
-    @property
-    def seen(self) -> float:
-        """What the picture added to the word's log-probability, in nats: where it is about 0 the word was guessed."""
-        return self.log_prob - self.blind_log_prob
 
 
 @dataclass(frozen=True)
@@ -76,6 +60,10 @@ def _open(picture: Picture) -> Image.Image:
     return decode_image(picture if isinstance(picture, bytes) else Path(picture).read_bytes())
 
 
+def _text(caption: Caption | str) -> str:
+    return caption if isinstance(caption, str) else caption.text
+
+
 @partial(jax.jit, static_argnames=("graphdef", "decoding", "end_id", "bad_words"))
 def _search(
     model: dict[str, Any],
@@ -102,19 +90,6 @@ def _search(
     if decoding.do_sample:
         return sample(*about, keys, **settings)
     return beam_search(*about, **settings)
-
-
-@partial(jax.jit, static_argnames="graphdef")
-def _explain(model: dict[str, Any], images, tokens, lengths, *, graphdef: nnx.GraphDef):
-    """Log-probabilities of all tokens after the first, each [batch, captions, length - 1]: see `Word`."""
-    network = nnx.merge(graphdef, model["params"], model["batch_stats"], copy=True)
-    mask = jnp.arange(tokens.shape[-1] - 1) < lengths[..., None]
-
-    def of_labels(logits):
-        return jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., 1:, None], -1)[..., 0]
-
-    before = tokens[..., :-1]
-    return tuple(map(of_labels, (network(images, before, mask), *network.blind_logits(before, mask))))
 
 
 class Captioner:
@@ -227,9 +202,64 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         Raises:
             ImageError: for the first picture that cannot be read.
         """
+        return list(
+            self.caption_prepared(map(self.prepare, images), replace(self.config.decoding, **decoding), explain)
+        )
+
+    def prepare(self, picture: Picture) -> UInt8[np.ndarray, "size size 3"]:
+        """What the network sees of a picture: its middle, resized.
+
+        Raises:
+            ImageError: when it cannot be read.
+        """
         data = self.config.data
-        prepared = (crop_image(_open(image), data.image_size, data.resize, data.interpolation) for image in images)
-        return list(self.caption_prepared(prepared, replace(self.config.decoding, **decoding), explain))
+        return crop_image(_open(picture), data.image_size, data.resize, data.interpolation)
+
+    def explain(self, picture: Picture, caption: Caption | str) -> tuple[Word, ...]:
+        """How much of each word of any caption, the network's own or another, this picture gives.
+
+        Raises:
+            ImageError: when the picture cannot be read.
+            ValueError: for more tokens than the language model has positions.
+        """
+        ids, tokens = self._teacher_forced(_text(caption))
+        lengths = np.full((1, 1), len(ids))
+        of_tokens = log_probs(self.model, self.prepare(picture)[None], tokens, lengths, graphdef=self._graphdef)
+        return join_words(self.tokenizer, ids, [np.asarray(each[0, 0]) for each in of_tokens])
+
+    def grad_cam(self, picture: Picture, caption: Caption | str, word: str | int) -> Float32[np.ndarray, "size size"]:
+        """Where the encoder's last feature maps speak for a word: Grad-CAM (Selvaraju et al. 2017).
+
+        The gradient of the word's log-probability after the words before it, with respect to those maps, averaged over
+        their places, weighs them; what is positive of their sum remains.
+
+        Args:
+            picture: as for `__call__`.
+            caption: the network's own, or any other.
+            word: one of its words, whatever its case and the punctuation around it, or its place, from 0; of several
+                alike the first.
+
+        Returns:
+            0 to 1 for each pixel of `prepare(picture)`, up from the maps' size by bilinear interpolation; the largest
+            is 1, unless no place speaks for the word.
+
+        Raises:
+            ImageError: when the picture cannot be read.
+            WordError: when the caption has no such word.
+            ValueError: for more tokens than the language model has positions.
+        """
+        text = _text(caption)
+        place = find_word(text, word)[0]
+        ids, tokens = self._teacher_forced(text)
+        of_word = np.zeros(tokens.shape[-1] - 1, bool)
+        of_word[word_spans(self.tokenizer.pieces(ids[1:]))[place]] = True
+        return np.asarray(word_map(self.model, self.prepare(picture), tokens, of_word, graphdef=self._graphdef))
+
+    def _teacher_forced(self, caption: str) -> tuple[list[int], np.ndarray]:
+        """Its tokens but the closing one; all of them [1, 1, length], filled up so that one compilation serves most."""
+        ids = self.tokenizer.encode(caption, sys.maxsize)
+        usual = max(self.config.data.max_length, self.config.decoding.max_length)
+        return ids[:-1], np.array([[ids + [self.tokenizer.end_id] * (usual - len(ids))]], np.int32)
 
     def caption_prepared(
         self, images: Iterable[np.ndarray], decoding: DecodingConfig, explain: bool = False
@@ -272,7 +302,7 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
             )
             done += len(chunk)
             seen = (
-                _explain(self.model, images, found.tokens, found.lengths, graphdef=self._graphdef) if explain else None
+                log_probs(self.model, images, found.tokens, found.lengths, graphdef=self._graphdef) if explain else None
             )
             found, seen = jax.device_get((found, seen))
             for row in range(len(chunk)):
@@ -285,7 +315,7 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         length, decode = found.lengths[at], self.tokenizer.decode
         ids = found.tokens[at][:length].tolist()
         own = found.token_log_probs[at][prompt:length].tolist()
-        words = () if seen is None else self._words(ids, *(log_probs[at].tolist() for log_probs in seen))
+        words = () if seen is None else join_words(self.tokenizer, ids, [log_probs[at] for log_probs in seen])
         return Caption(
             decode(ids),
             float(found.scores[at]),
@@ -293,13 +323,4 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
             tuple(self.tokenizer.pieces(ids[prompt:])),
             tuple(own),
             words,
-        )
-
-    def _words(self, ids: list[int], *log_probs: list[float]) -> tuple[Word, ...]:
-        """Tokens after the first, joined to words."""
-        pieces = self.tokenizer.pieces(ids[1:])
-        starts = [i for i, piece in enumerate(pieces) if i == 0 or piece[:1].isspace()]
-        return tuple(
-            Word(self.tokenizer.decode(ids[1 + a : 1 + b]), *(sum(each[a:b]) for each in log_probs))
-            for a, b in zip(starts, [*starts[1:], len(pieces)], strict=True)
         )

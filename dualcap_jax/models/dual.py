@@ -91,13 +91,7 @@ class DualCaptioner(nnx.Module):
             self.image_mean[...] = 0.99 * self.image_mean[...] + 0.01 * jax.lax.stop_gradient(image).mean(
                 0, jnp.float32
             )
-        batch, captions, length = tokens.shape
-        hidden = self.language(
-            tokens.reshape(-1, length),  # [batch * captions, length]
-            mask.reshape(-1, length),
-            language_key if train and "language" not in frozen else None,
-        )
-        hidden = hidden.reshape(batch, captions, length, -1)
+        hidden = self._hidden(tokens, mask, language_key if train and "language" not in frozen else None)
         merged = merge(self.merger, image, hidden, mask, train and "merger" not in frozen)
         return self._logits(merged)
 
@@ -105,11 +99,27 @@ class DualCaptioner(nnx.Module):
         self, tokens: Int[Array, "batch captions length"], mask: Bool[Array, "batch captions length"]
     ) -> tuple[Float[Array, "batch captions length vocab"], Float[Array, "batch captions length vocab"]]:
         """Next-token logits, float32, without a picture: with the average of those trained on; without the merger."""
+        hidden = self._hidden(tokens, mask)
+        image = jnp.broadcast_to(self.image_mean[...].astype(hidden.dtype), (len(tokens), self.encoder.num_features))
+        return self._logits(merge(self.merger, image, hidden, mask)), self._logits(hidden)
+
+    def logits(
+        self,
+        image: Float[Array, "batch features"],
+        tokens: Int[Array, "batch captions length"],
+        mask: Bool[Array, "batch captions length"],
+    ) -> Float[Array, "batch captions length vocab"]:
+        """Next-token logits, float32, of every position of every caption, of image vectors that `encode` gave."""
+        return self._logits(merge(self.merger, image, self._hidden(tokens, mask), mask))
+
+    def _hidden(self, tokens, mask, key: jax.Array | None = None) -> Float[Array, "batch captions length width"]:
         batch, captions, length = tokens.shape
-        hidden = self.language(tokens.reshape(-1, length), mask.reshape(-1, length))
-        hidden = hidden.reshape(batch, captions, length, -1)
-        image = jnp.broadcast_to(self.image_mean[...].astype(hidden.dtype), (batch, self.encoder.num_features))
-        return self._logits(merge(self.merger, image, hidden, mask, False)), self._logits(hidden)
+        hidden = self.language(
+            tokens.reshape(-1, length),  # [batch * captions, length]
+            mask.reshape(-1, length),
+            key,
+        )
+        return hidden.reshape(batch, captions, length, -1)
 
     def _logits(self, hidden: Float[Array, "... width"]) -> Float[Array, "... vocab"]:
         embedding = self.language.token_embedding[...].astype(hidden.dtype)

@@ -286,6 +286,12 @@ class EfficientNet(nnx.Module):
         rate = self.config.drop_connect
         if train and key is None and (rate or self.dropout):
             raise ValueError(f"training with dropout {self.dropout} and drop-connect {rate} needs a key")
+        return self.classify(self.features(images, train=train, key=key), key if train else None)
+
+    def features(
+        self, images: Array, *, train: bool = False, key: jax.Array | None = None
+    ) -> Float[Array, "batch height width channels"]:
+        """The last feature maps, a 32nd of the pictures' height and width; arguments as above."""
         key = key if train else None
         use_batch = train and self.config.batch_norm == "train"
         if images.dtype == jnp.uint8:
@@ -302,12 +308,17 @@ class EfficientNet(nnx.Module):
         run = nnx.remat(Block.__call__, static_argnums=3) if self.config.remat else Block.__call__
         for index, block in enumerate(self.blocks):
             keep = None
-            if key is not None and block.has_skip and (drop := rate * index / len(self.blocks)):
+            if key is not None and block.has_skip and (drop := self.config.drop_connect * index / len(self.blocks)):
                 kept = jax.random.bernoulli(jax.random.fold_in(key, index), 1 - drop, (len(x), 1, 1, 1))
                 keep = kept.astype(x.dtype) / (1 - drop)
             x = run(block, x, keep, use_batch)
-        x = self.activation(self.head_norm(self.head(x), use_batch))
-        x = x.mean((1, 2), dtype=jnp.float32).astype(self.dtype)
+        return self.activation(self.head_norm(self.head(x), use_batch))
+
+    def classify(
+        self, features: Float[Array, "batch height width channels"], key: jax.Array | None = None
+    ) -> Float[Array, "batch features"]:
+        """Image vectors of feature maps: pooled, dropped out where a key is given, classified."""
+        x = features.mean((1, 2), dtype=jnp.float32).astype(self.dtype)
         if self.classifier is None:
             return x
         if key is not None and self.dropout:
