@@ -41,8 +41,8 @@ class Arguments:
     """Show how much of each word the picture gave, in nats: what it adds to the word's log-probability with an average
     picture. On a terminal the words that it gave are green."""
     map: str = ""
-    """A word. For each time that a picture's caption holds it, write the picture under the word's Grad-CAM: where the
-    encoder's last feature maps speak for it."""
+    """A word. For each time that a picture's caption holds it, write the picture under the word's Grad-CAM: which
+    places of it speak for the word."""
     map_dir: Path = Path("maps")
     """Folder that these are written to as PICTURE.WORD.png."""
     checkpoint: Which = "best"

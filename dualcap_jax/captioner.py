@@ -23,7 +23,7 @@ from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer
 from dualcap_jax.decoding.beam_search import BeamSearchResult, beam_search
 from dualcap_jax.decoding.config import DecodingConfig
 from dualcap_jax.decoding.sampling import sample
-from dualcap_jax.explain import Word, find_word, join_words, log_probs, word_map, word_spans
+from dualcap_jax.explain import STRIDES, Word, find_word, join_words, log_probs, usual_stride, word_map, word_spans
 from dualcap_jax.pretrained.files import locate, read_tensors
 from dualcap_jax.pretrained.tables import PretrainedError, export, own_table, port
 from dualcap_jax.training.checkpoints import Which, restore_model
@@ -227,33 +227,41 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         of_tokens = log_probs(self.model, self.prepare(picture)[None], tokens, lengths, graphdef=self._graphdef)
         return join_words(self.tokenizer, ids, [np.asarray(each[0, 0]) for each in of_tokens])
 
-    def grad_cam(self, picture: Picture, caption: Caption | str, word: str | int) -> Float32[np.ndarray, "size size"]:
-        """Where the encoder's last feature maps speak for a word: Grad-CAM (Selvaraju et al. 2017).
+    def grad_cam(
+        self, picture: Picture, caption: Caption | str, word: str | int, *, stride: int | None = None
+    ) -> Float32[np.ndarray, "size size"]:
+        """Which places of a picture speak for a word: Grad-CAM (Selvaraju et al. 2017).
 
-        The gradient of the word's log-probability after the words before it, with respect to those maps, averaged over
-        their places, weighs them; what is positive of their sum remains.
+        The gradient of the word's log-probability after the words before it, with respect to the encoder's feature
+        maps, averaged over their places, weighs the maps; what is positive of their sum remains.
 
         Args:
             picture: as for `__call__`.
             caption: the network's own, or any other.
             word: one of its words, whatever its case and the punctuation around it, or its place, from 0; of several
                 alike the first.
+            stride: of the maps, in pixels: 2, 4, 8, 16 or 32, after the encoder's last layer of that stride. None:
+                that of the deepest of at least 7 x 7 places.
 
         Returns:
-            0 to 1 for each pixel of `prepare(picture)`, up from the maps' size by bilinear interpolation; the largest
-            is 1, unless no place speaks for the word.
+            0 to 1 for each pixel of `prepare(picture)`, up from the maps' size by bilinear interpolation; all 0 where
+            no place speaks for the word.
 
         Raises:
             ImageError: when the picture cannot be read.
             WordError: when the caption has no such word.
-            ValueError: for more tokens than the language model has positions.
+            ValueError: for another stride, or more tokens than the language model has positions.
         """
+        stride = usual_stride(self.config.data.image_size) if stride is None else stride
+        if stride not in STRIDES:
+            raise ValueError(f"stride={stride}: must be one of {', '.join(map(str, STRIDES))}, or None")
         text = _text(caption)
         place = find_word(text, word)[0]
         ids, tokens = self._teacher_forced(text)
         of_word = np.zeros(tokens.shape[-1] - 1, bool)
         of_word[word_spans(self.tokenizer.pieces(ids[1:]))[place]] = True
-        return np.asarray(word_map(self.model, self.prepare(picture), tokens, of_word, graphdef=self._graphdef))
+        image = self.prepare(picture)
+        return np.asarray(word_map(self.model, image, tokens, of_word, graphdef=self._graphdef, stride=stride))
 
     def _teacher_forced(self, caption: str) -> tuple[list[int], np.ndarray]:
         """Its tokens but the closing one; all of them [1, 1, length], filled up so that one compilation serves most."""

@@ -4,7 +4,7 @@ import math
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +16,9 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from PIL import Image
 
 from dualcap_jax.data.text import CaptionTokenizer, normalize_caption
+
+STRIDES = (2, 4, 8, 16, 32)
+"""Of the encoder's feature maps, in pixels."""
 
 LEAST_SIDE = 256
 """Pixels that an overlay's sides have at least, whatever the network's input size."""
@@ -105,17 +108,22 @@ def log_probs(
 def grad_cam(
     score: Callable[[Array], Array], features: Float[Array, "height width channels"]
 ) -> Float[Array, "height width"]:
-    """Grad-CAM of a score (Selvaraju et al. 2017, equations 1 and 2), not normalised.
+    """Grad-CAM (Selvaraju et al. 2017, equations 1 and 2), not normalised.
 
     Args:
-        score: a number of the feature maps.
+        score: a number, of the feature maps.
         features: the maps, of one picture.
     """
     weights = jax.grad(score)(features).mean((0, 1))
     return jax.nn.relu(features @ weights)
 
 
-@partial(jax.jit, static_argnames="graphdef")
+def usual_stride(size: int) -> int:
+    """Pixels between neighbours of the deepest feature maps of at least 7 x 7 places, as ResNet's in the paper are."""
+    return max((stride for stride in STRIDES if size >= 7 * stride), default=STRIDES[0])
+
+
+@partial(jax.jit, static_argnames=("graphdef", "stride"))
 def word_map(
     model: dict[str, Any],
     image: UInt8[Array, "size size 3"],
@@ -123,20 +131,28 @@ def word_map(
     of_word: Bool[Array, " length-1"],
     *,
     graphdef: nnx.GraphDef,
+    stride: int,
 ) -> Float[Array, "size size"]:
     """Grad-CAM of those tokens after the first that are `of_word`; see `Captioner.grad_cam`."""
     network = nnx.merge(graphdef, model["params"], model["batch_stats"], copy=True)
+    layers, strides = network.encoder.layers(), network.encoder.strides
+    last = max(index for index, each in enumerate(strides) if each == stride)
+    features = reduce(_apply, layers[: last + 1], image[None])[0]
     before, labels = tokens[..., :-1], tokens[0, 0, 1:]
 
-    def log_prob(features):
-        vector = network.encoder.classify(features[None])
+    def log_prob(maps):
+        vector = reduce(_apply, layers[last + 1 :], maps[None].astype(features.dtype))
         logits = network.logits(vector, before, jnp.ones_like(before, bool))[0, 0]
         of_labels = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], -1)[:, 0]
         return jnp.sum(of_labels, where=of_word)
 
-    places = grad_cam(log_prob, network.encoder.features(image[None])[0].astype(jnp.float32))
+    places = grad_cam(log_prob, features.astype(jnp.float32))
     largest = places.max()
     return jax.image.resize(places / jnp.where(largest > 0, largest, 1), image.shape[:2], "bilinear")
+
+
+def _apply(x: Array, layer: Callable[[Array], Array]) -> Array:
+    return layer(x)
 
 
 def overlay(picture: UInt8[np.ndarray, "size size 3"], heatmap: Float[np.ndarray, "size size"]) -> Image.Image:

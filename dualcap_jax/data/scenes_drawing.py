@@ -36,7 +36,7 @@ def draw_scene(scene: Scene, rng: Random, size: int) -> bytes:
     side = size * supersampling
     image = Image.new("RGB", (side, side), tuple(rng.randint(224, 255) for _ in range(3)))
     draw = ImageDraw.Draw(image)
-    for group, cell in zip(scene.groups, _cells(scene), strict=True):
+    for group, cell in zip(scene.groups, cells(scene), strict=True):
         ink = tuple(min(255, max(0, value + rng.randint(-14, 14))) for value in _INK[group.colour])
         for x, y, radius in _places(group, cell, rng):
             _draw_shape(draw, group.shape, x * side, y * side, radius * side, ink)
@@ -45,7 +45,7 @@ def draw_scene(scene: Scene, rng: Random, size: int) -> bytes:
     return buffer.getvalue()
 
 
-def _cells(scene: Scene) -> list[Box]:
+def cells(scene: Scene) -> list[Box]:
     """The part of the unit square that each group may use."""
     low, extent, number = _MARGIN, 1 - 2 * _MARGIN, len(scene.groups)
     bounds = [(low + extent * i / number, low + extent * (i + 1) / number) for i in range(number)]

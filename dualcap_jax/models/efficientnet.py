@@ -5,8 +5,11 @@ The arithmetic is that of the authors' TensorFlow code: SAME padding (asymmetric
 """
 
 import math
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Literal, get_args
 
 import jax
@@ -286,14 +289,39 @@ class EfficientNet(nnx.Module):
         rate = self.config.drop_connect
         if train and key is None and (rate or self.dropout):
             raise ValueError(f"training with dropout {self.dropout} and drop-connect {rate} needs a key")
-        return self.classify(self.features(images, train=train, key=key), key if train else None)
+        x = images
+        for layer in self.layers(train=train, key=key):
+            x = layer(x)
+        return x
 
-    def features(
-        self, images: Array, *, train: bool = False, key: jax.Array | None = None
-    ) -> Float[Array, "batch height width channels"]:
-        """The last feature maps, a 32nd of the pictures' height and width; arguments as above."""
+    @property
+    def strides(self) -> list[int]:
+        """Pixels between neighbours of the feature maps that each of `layers` but the last returns."""
+        return list(accumulate([2, *(block.stride for block in self.blocks), 1], operator.mul))
+
+    def layers(self, *, train: bool = False, key: jax.Array | None = None) -> list[Callable[[Array], Array]]:
+        """What `__call__` applies one after the other: stem, blocks, head, classifier; arguments as there.
+
+        All but the last return feature maps [batch, height, width, channels].
+        """
         key = key if train else None
         use_batch = train and self.config.batch_norm == "train"
+        run = nnx.remat(Block.__call__, static_argnums=3) if self.config.remat else Block.__call__
+
+        def block(index, x):
+            block, keep = self.blocks[index], None
+            if key is not None and block.has_skip and (drop := self.config.drop_connect * index / len(self.blocks)):
+                kept = jax.random.bernoulli(jax.random.fold_in(key, index), 1 - drop, (len(x), 1, 1, 1))
+                keep = kept.astype(x.dtype) / (1 - drop)
+            return run(block, x, keep, use_batch)
+
+        def head(x):
+            return self.activation(self.head_norm(self.head(x), use_batch))
+
+        blocks = [partial(block, index) for index in range(len(self.blocks))]
+        return [partial(self._stem, train=use_batch), *blocks, head, partial(self._classify, key=key)]
+
+    def _stem(self, images: Array, train: bool) -> Float[Array, "batch height width channels"]:
         if images.dtype == jnp.uint8:
             mean, deviation = (jnp.array(values) for values in NORMALIZATIONS[self.config.normalization or "advprop"])
             images = (images.astype(jnp.float32) - mean) / deviation
@@ -304,21 +332,12 @@ class EfficientNet(nnx.Module):
             "SAME",
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        x = self.activation(self.stem_norm(x, use_batch))
-        run = nnx.remat(Block.__call__, static_argnums=3) if self.config.remat else Block.__call__
-        for index, block in enumerate(self.blocks):
-            keep = None
-            if key is not None and block.has_skip and (drop := self.config.drop_connect * index / len(self.blocks)):
-                kept = jax.random.bernoulli(jax.random.fold_in(key, index), 1 - drop, (len(x), 1, 1, 1))
-                keep = kept.astype(x.dtype) / (1 - drop)
-            x = run(block, x, keep, use_batch)
-        return self.activation(self.head_norm(self.head(x), use_batch))
+        return self.activation(self.stem_norm(x, train))
 
-    def classify(
-        self, features: Float[Array, "batch height width channels"], key: jax.Array | None = None
+    def _classify(
+        self, x: Float[Array, "batch height width channels"], key: jax.Array | None
     ) -> Float[Array, "batch features"]:
-        """Image vectors of feature maps: pooled, dropped out where a key is given, classified."""
-        x = features.mean((1, 2), dtype=jnp.float32).astype(self.dtype)
+        x = x.mean((1, 2), dtype=jnp.float32).astype(self.dtype)
         if self.classifier is None:
             return x
         if key is not None and self.dropout:
