@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from dualcap_jax import Captioner
+from dualcap_jax import caption as caption_command
 from dualcap_jax import captioner as captioner_module
 from dualcap_jax.config import load_json
 from dualcap_jax.training.checkpoints import restore_model
@@ -126,6 +127,29 @@ def test_captions_of_pictures_and_folders(finished, tmp_path):
     assert all(line["log_prob"] < 0 for line in lines)
     assert "nowhere.png: No such file" in done.stderr
     assert "folder/broken.png: not a picture" in done.stderr
+
+
+def test_maps_of_a_word_are_written_and_its_absence_is_told(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    rng = np.random.default_rng(3)
+    for name in ("a.png", "folder/a.jpg", "folder/b.png"):
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(name)
+    pictures = ["a.png", "folder/a.jpg", "folder/b.png"]
+    arguments = [str(finished[0]), *pictures, "--prompt", "two red and two", "--max-length", "10"]
+    assert caption_command.main([*arguments, "--map", "Two", "--map-dir", "out"]) == 0
+    names = {"a.Two.png", "a.Two-2.png", "a.Two-3.png", "a.Two-4.png", "b.Two.png", "b.Two-2.png"}
+    assert names <= {path.name for path in Path("out").iterdir()}  # more where the network says it again
+    with Image.open("out/a.Two.png") as image:
+        assert image.size == (256, 256)
+    capsys.readouterr()
+
+    assert caption_command.main([*arguments, "--map", "zebra"]) == 1
+    printed = capsys.readouterr()
+    assert [line.split("\t")[0] for line in printed.out.splitlines()] == pictures
+    assert [line.split(":")[0] for line in printed.err.splitlines()] == pictures
+    assert printed.err.count("has no word 'zebra'") == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "folder", "out"]
 
 
 def test_a_captioner_gives_the_same_caption_whatever_the_batch(finished):
