@@ -69,16 +69,12 @@ class TorchCaptioner(GPT2LMHeadModel):
         self.merger = Merger(width=config.n_embd, **merger)
         self.post_init()
 
-    def forward(self, input_ids=None, image_features=None, attention_mask=None, past_key_values=None, **kwargs):
+    def forward(self, input_ids=None, image_features=None, **kwargs):
         """Logits and the cache, as `generate` wants them."""
-        out = self.transformer(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            use_cache=kwargs.get("use_cache", True),
-        )
-        logits = self.lm_head(self.merger(image_features, out.last_hidden_state))
-        return CausalLMOutputWithCrossAttentions(logits=logits, past_key_values=out.past_key_values)
+        # The cache's name among arguments and outputs is another from transformers 5.24 on.
+        out = dict(self.transformer(input_ids=input_ids, **kwargs))
+        logits = self.lm_head(self.merger(image_features, out.pop("last_hidden_state")))
+        return CausalLMOutputWithCrossAttentions(logits=logits, **out)
 
 
 def build(encoder: str = "b4", image_size: int = 380, remat: bool = False) -> TorchCaptioner:
