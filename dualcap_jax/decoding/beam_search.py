@@ -226,16 +226,20 @@ def _advance(
     norms = _length_norms(config)
 
     logits = logits.astype(jnp.float32)
+    normalizers = jax.nn.logsumexp(logits, axis=-1)  # [batch, beams]
     rules = state.sequences, state.length, config, end_id, bad_words
-    if config.num_beams > 1:  # what a ban takes away is given to nobody
-        log_probs = jax.nn.log_softmax(logits)
-        constrained = constrain(log_probs - penalty if config.diversity_penalty else log_probs, *rules)
-    else:  # greedy search is constrained before the softmax
-        constrained = jax.nn.log_softmax(constrain(logits, *rules))
-    totals = (constrained + state.log_probs[:, :, None]).reshape(batch, beams * vocabulary)
+    if config.num_beams == 1:  # greedy search is constrained before the softmax
+        scores = constrain(logits, *rules)
+        offsets = state.log_probs - jax.nn.logsumexp(scores, axis=-1)
+    elif config.repetition_penalty != 1 or config.diversity_penalty:  # which change log-probabilities
+        scores = constrain(logits - normalizers[:, :, None] - penalty, *rules)
+        offsets = state.log_probs
+    else:  # what a ban takes away is given to nobody
+        scores = constrain(logits, *rules)
+        offsets = state.log_probs - normalizers
 
     # Twice as many candidates as beams: if all the best end here, the live beams can still be filled.
-    candidate_log_probs, flat = top_k(totals, 2 * beams)
+    candidate_log_probs, flat = top_k(scores, offsets, 2 * beams)
     ancestors, tokens = flat // vocabulary, flat % vocabulary
 
     def extend(rows: Array, new: Array) -> Array:
@@ -243,9 +247,8 @@ def _advance(
         return jax.lax.dynamic_update_index_in_dim(rows, new, state.length, axis=2)
 
     candidates = extend(state.sequences, tokens)
-    # From the logits, which are there: to keep all log-probabilities for it would cost another array of them.
     own_log_probs = jnp.take_along_axis(logits.reshape(batch, -1), flat, axis=1)
-    own_log_probs -= jnp.take_along_axis(jax.nn.logsumexp(logits, -1), ancestors, axis=1)
+    own_log_probs -= jnp.take_along_axis(normalizers, ancestors, axis=1)
     candidates_log_probs = extend(state.token_log_probs, own_log_probs)
     length = state.length + 1
     ends = (tokens == end_id) | (length >= config.max_length)
@@ -286,24 +289,32 @@ def _advance(
     )
 
 
-def top_k(scores: Float[Array, "batch candidates"], k: int) -> tuple[Float[Array, "batch k"], Int[Array, "batch k"]]:
-    """The k highest scores and their indices, as `jax.lax.top_k`, ties and all.
+def top_k(
+    scores: Float[Array, "batch beams vocabulary"], offsets: Float[Array, "batch beams"], k: int
+) -> tuple[Float[Array, "batch k"], Int[Array, "batch k"]]:
+    """The k highest of `scores + offsets[:, :, None]`, and their indices among all that an example has.
 
-    They lie in the k chunks of the highest maxima, which are found in one pass.
+    As `jax.lax.top_k`, ties and all, without making that sum: the k lie in the k chunks of the highest maxima, which
+    are found in one pass.
     """
     width = 128
-    batch, candidates = scores.shape
-    if candidates <= 2 * k * width:
-        return jax.lax.top_k(scores, k)
-    whole = candidates // width * width
+    batch, beams, vocabulary = scores.shape
+    if beams * vocabulary <= 2 * k * width:
+        return jax.lax.top_k((scores + offsets[:, :, None]).reshape(batch, -1), k)
+    whole = vocabulary // width * width
     maxima = jnp.concatenate(
         [
-            scores[:, :whole].reshape(batch, -1, width).max(-1),
-            scores[:, whole:].max(-1, keepdims=True, initial=-jnp.inf),
+            scores[:, :, :whole].reshape(batch, beams, -1, width).max(-1),
+            scores[:, :, whole:].max(-1, keepdims=True, initial=-jnp.inf),
         ],
-        axis=1,
+        axis=2,
     )
-    chosen = jnp.sort(jax.lax.top_k(maxima, k)[1])  # in order, so that the first of equals stays the first
-    indices = (chosen[:, :, None] * width + jnp.arange(width)).reshape(batch, -1)
-    best, places = jax.lax.top_k(jnp.take_along_axis(scores, indices, 1, mode="fill", fill_value=-jnp.inf), k)
+    chunks = maxima.shape[2]
+    _, chosen = jax.lax.top_k((maxima + offsets[:, :, None]).reshape(batch, -1), k)
+    chosen = jnp.sort(chosen)[:, :, None]  # in order, so that the first of equals stays the first
+    beam, token = chosen // chunks, chosen % chunks * width + jnp.arange(width)  # [batch, k, width]
+    indices = (beam * vocabulary + token).reshape(batch, -1)
+    values = jnp.take_along_axis(scores.reshape(batch, -1), indices, axis=1).reshape(token.shape)
+    values = jnp.where(token < vocabulary, values + jnp.take_along_axis(offsets, beam[:, :, 0], 1)[..., None], -jnp.inf)
+    best, places = jax.lax.top_k(values.reshape(batch, -1), k)
     return best, jnp.take_along_axis(indices, places, 1)

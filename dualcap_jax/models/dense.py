@@ -1,9 +1,11 @@
-"""A matrix product whose gradient by the kernel suits XLA's CPU compiler too."""
+"""Matrix products in the order of operands that suits XLA's CPU compiler too."""
 
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 
@@ -32,3 +34,25 @@ def _backward(axis, residuals, dy):
 
 
 dense.defvjp(_forward, _backward)
+
+
+def dense_rows(
+    x: Float[Array, "rows inputs"], kernel: Float[Array, "outputs inputs"], dtype: DTypeLike, most: int = 64
+) -> Float[Array, "rows outputs"]:
+    """The few rows of a step of decoding times a kernel stored as [outputs, inputs], as `dtype`; has no gradient.
+
+    On CPU the second operand of a product is packed anew each time. With the kernel first that is the rows: GPT-2
+    small's layers take 0.5 of the time for 8 rows, 0.65 for 32 and 0.8 for 64, the logits 0.6, 0.7 and 0.9. More rows
+    than `most` gain nothing.
+    """
+    rows = len(x)
+
+    def product(first, second):
+        return lax.dot_general(first, second, (((1,), (1,)), ((), ())), preferred_element_type=dtype)
+
+    def kernel_first(x, kernel):
+        filled = jnp.pad(x, ((0, -rows % 8), (0, 0)))  # whole vectors
+        # XLA would turn the product round to spare the transposition.
+        return lax.optimization_barrier(product(kernel, filled)).T[:rows]
+
+    return lax.platform_dependent(x, kernel, cpu=kernel_first if 1 < rows <= most else product, default=product)

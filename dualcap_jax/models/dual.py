@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from dualcap_jax.models.dense import dense_rows
 from dualcap_jax.models.efficientnet import EfficientNet, EfficientNetConfig
 from dualcap_jax.models.gpt2 import FlaxGPT2Model, GPT2Config
 from dualcap_jax.models.mergers import KINDS, Merger, MergerConfig, merge, merge_step
@@ -159,11 +160,20 @@ class DualCaptioner(nnx.Module):
         order = jnp.argsort(~is_live)  # the live ones first
 
         def run(size: int):
+            if size == len(tokens):
+                return self._merged_logits(image, hidden, position, cache["merger"])
             some = order[:size]
             state = jax.tree.map(lambda leaf: leaf[some], cache["merger"])
-            merged, state = merge_step(self.merger, image[some], hidden[some], position, state)
-            logits = jnp.zeros((*tokens.shape, self.config.language.vocab_size)).at[some].set(self._logits(merged))
+            some_logits, state = self._merged_logits(image[some], hidden[some], position, state)
+            logits = jnp.zeros((*tokens.shape, self.config.language.vocab_size)).at[some].set(some_logits)
             return logits, jax.tree.map(lambda all, new: all.at[some].set(new), cache["merger"], state)
 
         logits, merger = smallest_that_holds(is_live.sum(), eighths(len(tokens)), run)
         return logits, {"language": language, "merger": merger}
+
+    def _merged_logits(self, image, hidden: Float[Array, "batch beams width"], position, state):
+        """Of one more token of each beam, and the merger's state after it."""
+        merged, state = merge_step(self.merger, image, hidden, position, state)
+        embedding = self.language.token_embedding[...].astype(hidden.dtype)
+        logits = dense_rows(merged.reshape(-1, merged.shape[-1]), embedding, jnp.float32, most=32)
+        return logits.reshape(*merged.shape[:2], -1), state

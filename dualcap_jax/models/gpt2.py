@@ -15,14 +15,18 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from dualcap_jax.models.dense import dense
+from dualcap_jax.models.dense import dense, dense_rows
 from dualcap_jax.models.rows import distinct, eighths, smallest_that_holds
 
 Cache = dict[str, Any]
-"""`sources` int32 [batch, beams, length]: which beam wrote what each beam has at each position; `rows` int32
-[batch, beams]: a number for each beam's prefix, equal where prefixes are, over all the batch; `layers`: of each the
-keys `k` and values `v`, [batch, heads, length * beams, width // heads]. A beam that goes on from another takes over its
-sources and its number; keys and values stay where they were written."""
+"""What a step computed it computed by rows, one for each distinct prefix of the batch. `rows` int32 [batch, beams]: the
+row that has each beam's prefix; `sources` int32 [batch, beams, length]: the row that wrote what each beam has at each
+position; `layers`: of each the keys `k` and values `v`, [length, rows, width]. A beam that goes on from another takes
+over its row and sources; keys and values stay where they were written."""
+
+CHUNK = 4
+"""Positions of the cache that are attended to at a time: few enough for a processor's cache, and for many beams not to
+pay for what is still empty."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,8 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
         """x @ kernel.T + bias."""
-        return dense(x.astype(self.dtype), self.kernel[...].astype(self.dtype), 1) + self.bias[...].astype(self.dtype)
+        x, kernel, bias = x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
+        return (dense_rows(x, kernel, self.dtype) if x.ndim == 2 else dense(x, kernel, 1)) + bias
 
 
 class Attention(nnx.Module):
@@ -124,45 +129,36 @@ class Attention(nnx.Module):
         q, k, v = self._split(x)
         return self._attend(q, k, v, allowed, key)
 
-    def step(self, x: Float[Array, "rows width"], row_of: Int[Array, "batch beams"], layer, sources, position):
-        """Attend from each beam's newest token, at `position`, to itself and to what the cache has before it.
+    def step(self, x: Float[Array, "rows width"], layer, sources: Int[Array, "rows length"], position):
+        """Attend from each row's newest token, at `position`, to itself and to what the cache has before it.
 
-        Returns the attended, of all beams, and what the cache gets: the newest keys and values.
+        Returns the attended, and what the cache gets: the newest keys and values, [rows, width].
         """
-        qkv = self.qkv(x)[row_of]  # [batch, beams, 3 * width]
-        q, k, v = qkv.reshape(*row_of.shape, 3, self.heads, -1).transpose(2, 0, 3, 1, 4)
+        q, k, v = jnp.split(self.qkv(x), 3, axis=1)
+        newest = {"k": k, "v": v}
+        q, k, v = (each.reshape(len(x), self.heads, -1) for each in (q, k, v))
         q = q / q.shape[-1] ** 0.5
-        length = sources.shape[2]
-        beams = layer["k"].shape[2] // length
-        chunk = min(length, chunk_length(beams))
 
         def attend(number, so_far):
             """Take one chunk into the softmax: its greatest score, its sum, its sum of values (Milakov 2018)."""
             most, total, mixed = so_far
-            positions = number * chunk + jnp.arange(chunk)
-            there = jax.lax.dynamic_slice_in_dim(sources, number * chunk, chunk, 2)[..., None] == jnp.arange(beams)
-            there &= (positions < position)[:, None]  # [batch, beams, chunk, beams]
+            positions = number * CHUNK + jnp.arange(CHUNK)
+            written = jax.lax.dynamic_slice_in_dim(sources, number * CHUNK, CHUNK, 1)  # [rows, chunk]
+            # [length, rows, width] -> [rows, heads, chunk, width // heads]
             keys, values = (
-                jax.lax.dynamic_slice_in_dim(layer[name], number * chunk * beams, chunk * beams, 2) for name in "kv"
+                layer[name][positions, written].reshape(len(x), CHUNK, self.heads, -1).swapaxes(1, 2) for name in "kv"
             )
-            scores = jnp.einsum("bhqd,bhkd->bhqk", q, keys, preferred_element_type=jnp.float32)
-            scores = jnp.where(there.reshape(*row_of.shape, -1)[:, None], scores, -jnp.inf)
+            scores = jnp.einsum("rhd,rhpd->rhp", q, keys, preferred_element_type=jnp.float32)
+            scores = jnp.where(positions < position, scores, -jnp.inf)
             new = jnp.maximum(most, scores.max(-1, keepdims=True))
             weights, before = jnp.exp(scores - new), jnp.exp(most - new)
-            taken = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(v.dtype), values, preferred_element_type=jnp.float32)
+            taken = jnp.einsum("rhp,rhpd->rhd", weights.astype(v.dtype), values, preferred_element_type=jnp.float32)
             return new, total * before + weights.sum(-1, keepdims=True), mixed * before + taken
 
-        own = jnp.einsum("bhqd,bhqd->bhq", q, k, preferred_element_type=jnp.float32)[..., None]
+        own = jnp.einsum("rhd,rhd->rh", q, k, preferred_element_type=jnp.float32)[..., None]
         state = own, jnp.ones_like(own), v.astype(jnp.float32)
-        chunks = 1 if chunk == length else -(-position // chunk)
-        state = jax.lax.fori_loop(0, chunks, attend, state)
-        mixed = (state[2] / state[1]).astype(v.dtype).swapaxes(1, 2)  # [batch, beams, heads, width // heads]
-        return mixed.reshape(*row_of.shape, -1), {"k": k, "v": v}
-
-
-def chunk_length(beams: int) -> int:
-    """Positions of the cache that are attended to at a time, so that many beams do not pay for what is still empty."""
-    return max(1, 1024 // beams)
+        state = jax.lax.fori_loop(0, -(-position // CHUNK), attend, state)
+        return self.project((state[2] / state[1]).astype(v.dtype).reshape(x.shape)), newest
 
 
 class Block(nnx.Module):
@@ -186,10 +182,10 @@ class Block(nnx.Module):
         x = x + dropout(self.attention(self.attention_norm(x), allowed, weights_key), self.rate, attention_key)
         return x + dropout(self._mlp(x), self.rate, mlp_key)
 
-    def step(self, x: Float[Array, "rows width"], row_of, beam_of: Int[Array, "rows"], *cache):
+    def step(self, x: Float[Array, "rows width"], *cache):
         """One more token of each row: the same shape, and the keys and values that the cache gets."""
-        attended, newest = self.attention.step(self.attention_norm(x), row_of, *cache)
-        x = x + self.attention.project(attended.reshape(-1, x.shape[-1])[beam_of])
+        attended, newest = self.attention.step(self.attention_norm(x), *cache)
+        x = x + attended
         return x + self._mlp(x), newest
 
 
@@ -251,10 +247,8 @@ class FlaxGPT2Model(nnx.Module):
 
     def init_cache(self, batch: int, beams: int, length: int) -> Cache:
         """An empty cache for sequences of up to `length` tokens; its first step may be of one beam alone."""
-        chunk = chunk_length(beams)
-        if length > chunk:
-            length = -(-length // chunk) * chunk
-        shape = (batch, self.config.heads, length * beams, self.config.width // self.config.heads)
+        length = -(-length // CHUNK) * CHUNK
+        shape = (length, batch * beams, self.config.width)
         layers = tuple({name: jnp.zeros(shape, self.dtype) for name in "kv"} for _ in self.blocks)
         return {
             "sources": jnp.zeros((batch, 1, length), jnp.int32),
@@ -273,25 +267,29 @@ class FlaxGPT2Model(nnx.Module):
     ) -> tuple[Float[Array, "batch beams width"], Cache]:
         """The hidden state of one more token per beam, at `position`, and the cache with it.
 
-        What beams of equal prefixes share, in one image or in several, is computed once. A token below 0 is of a beam
-        that nobody reads any more: its hidden state means nothing.
+        Beams of equal prefixes, in one image or in several, are one row. A token below 0 is of a beam that nobody reads
+        any more: its hidden state means nothing.
         """
         row_of, beam_of = distinct(cache["rows"], tokens)
+        sources = cache["sources"].reshape(tokens.size, -1)  # [batch * beams, length]
 
         def run(size: int):
             some = beam_of[:size]
             x = self.token_embedding[...][tokens.reshape(-1)[some]] + self.position_embedding[...][position]
             x, newest = x.astype(self.dtype), []
             for block, layer in zip(self.blocks, cache["layers"], strict=True):
-                x, written = block.step(x, row_of, some, layer, cache["sources"], position)
+                x, written = block.step(x, layer, sources[some], position)
                 newest.append(written)
-            return self.final_norm(x)[row_of], tuple(newest)
+            filled = jax.tree.map(lambda each: jnp.pad(each, ((0, tokens.size - size), (0, 0))), tuple(newest))
+            return self.final_norm(x)[row_of], filled
 
         # The beams of a single image all differ.
         sizes = [tokens.size] if len(tokens) == 1 else eighths(tokens.size)
         hidden, newest = smallest_that_holds(row_of.max() + 1, sizes, run)
-        beams = cache["layers"][0]["k"].shape[2] // cache["sources"].shape[2]
-        write = partial(jax.lax.dynamic_update_slice_in_dim, start_index=position * beams, axis=2)
+
+        def write(layer, new):
+            return jax.lax.dynamic_update_slice(layer, new[None], (position, 0, 0))
+
         layers = jax.tree.map(write, cache["layers"], newest)
-        sources = cache["sources"].at[:, :, position].set(jnp.arange(tokens.shape[1]))
+        sources = cache["sources"].at[:, :, position].set(row_of)
         return hidden, {"sources": sources, "rows": row_of, "layers": layers}

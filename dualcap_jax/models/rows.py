@@ -29,8 +29,9 @@ def distinct(
 
 
 def eighths(rows: int) -> list[int]:
-    """One to eight eighths of a number of rows, rounded up, none below 4 (which cost as much as fewer)."""
-    return sorted({min(rows, max(4, -(-rows * part // 8))) for part in range(1, 9)})
+    """One to eight eighths of a number of rows, rounded up to 4 or a multiple of 8 (which cost as much as fewer)."""
+    parts = [-(-rows * part // 8) for part in range(1, 9)]
+    return sorted({min(rows, 4 if part <= 4 else -(-part // 8) * 8) for part in parts})
 
 
 def smallest_that_holds(count: Int[Array, ""], sizes: Sequence[int], run: Callable[[int], T]) -> T:
