@@ -261,7 +261,8 @@ def main() -> None:
             f"beams {beams}, batch {batch}: {differing} captions differ, ours {batch / mine:.2f}, "
             f"peer {batch / other:.2f} pictures/s, ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to "
             f"{max(ratios):.2f}); peer's arithmetic alone {batch / bound:.2f} pictures/s; {len(rows)} steps, "
-            f"{1 - sum(rows.values()) / sum(peers):.0%} of the rows saved; compiling {compiling:.0f} s",
+            f"{1 - sum(rows.values()) / sum(peers):.0%} of the rows saved (by step: "
+            f"{' '.join(f'{share:.0f}' for share in saved)}); compiling {compiling:.0f} s",
             flush=True,
         )
         axes.plot(saved, marker="o", label=f"{beams} x {batch}")

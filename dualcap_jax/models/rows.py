@@ -35,7 +35,14 @@ def eighths(rows: int) -> list[int]:
 
 
 def smallest_that_holds(count: Int[Array, ""], sizes: Sequence[int], run: Callable[[int], T]) -> T:
-    """`run` of the smallest of the sizes that is at least `count`; each is compiled, one is computed."""
+    """`run` of the smallest of the sizes that is at least `count`; each is compiled, one is computed.
+
+    A single size is a branch too, the other giving zeros for no rows: what a branch only reads, and what then replaces
+    it, XLA can keep in one place; of a decoding loop's cache it makes two copies at each step otherwise.
+    """
+    branches = [lambda size=size: run(size) for size in sizes]
     if len(sizes) == 1:
-        return run(sizes[0])
-    return jax.lax.switch(jnp.searchsorted(jnp.array(sizes), count), [lambda size=size: run(size) for size in sizes])
+        shapes = jax.eval_shape(*branches)
+        branches = [lambda: jax.tree.map(lambda each: jnp.zeros(each.shape, each.dtype), shapes), *branches]
+        sizes = [0, *sizes]
+    return jax.lax.switch(jnp.searchsorted(jnp.array(sizes), count), branches)
