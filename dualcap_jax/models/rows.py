@@ -1,6 +1,7 @@
 """Computing only the rows that differ, with static shapes."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import jax
@@ -40,9 +41,9 @@ def smallest_that_holds(count: Int[Array, ""], sizes: Sequence[int], run: Callab
     A single size is a branch too, the other giving zeros for no rows: what a branch only reads, and what then replaces
     it, XLA can keep in one place; of a decoding loop's cache it makes two copies at each step otherwise.
     """
-    branches = [lambda size=size: run(size) for size in sizes]
+    branches = [partial(run, size) for size in sizes]
     if len(sizes) == 1:
         shapes = jax.eval_shape(*branches)
-        branches = [lambda: jax.tree.map(lambda each: jnp.zeros(each.shape, each.dtype), shapes), *branches]
-        sizes = [0, *sizes]
+        nothing = partial(jax.tree.map, lambda each: jnp.zeros(each.shape, each.dtype), shapes)
+        sizes, branches = [0, *sizes], [nothing, *branches]
     return jax.lax.switch(jnp.searchsorted(jnp.array(sizes), count), branches)
