@@ -45,8 +45,8 @@ def picture(seed=0) -> np.ndarray:
 
 @pytest.mark.parametrize(("block", "stride"), [(4, 8), (10, 16), (15, 32)])
 def test_grad_cam_is_that_of_torchcam(block, stride, rng):
-    methods = pytest.importorskip("torchcam.methods")
-    import torch
+    torch = pytest.importorskip("torch")
+    from torchcam import methods
 
     twin, ours = twins("b0", 96)
     x = coarse_pictures(1, 96, rng)

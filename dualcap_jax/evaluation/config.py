@@ -1,19 +1,32 @@
 """Settings of the evaluation."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+Metric = Literal["bleu", "coco", "diversity", "character-bleu", "chrf", "ter", "meteor", "spice"]
+"""A group of scores that `metrics.score_captions` knows."""
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
     """What is scored and shown."""
 
+    metrics: tuple[Metric, ...] = ("bleu", "coco", "diversity", "character-bleu")
+    """Scores computed: sacrebleu's BLEU; COCO-caption's BLEU, ROUGE-L and CIDEr-D; how captions differ; the original's
+    BLEU of characters; sacrebleu's chrF and TER; METEOR and SPICE, which need Java and pycocoevalcap."""
+
     samples: int = 16
     """Pictures shown with their captions in samples.png; 0 draws none."""
 
     lowercase: bool = False
-    """Lower-case captions and references before BLEU; the signature says which."""
+    """Lower-case captions and references before BLEU, chrF and TER; the signature says which."""
 
     def __post_init__(self) -> None:
         """Reject an impossible value, naming field, value and accepted range."""
         if self.samples < 0:
             raise ValueError(f"evaluation.samples={self.samples}: must be at least 0")
+        for name in self.metrics:
+            if name not in get_args(Metric):
+                raise ValueError(
+                    f"evaluation.metrics: no metric is called {name!r}: choose from {', '.join(get_args(Metric))}"
+                )

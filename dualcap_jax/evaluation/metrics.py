@@ -1,0 +1,86 @@
+"""All scores of captions by name, as one flat dictionary for a report."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from dualcap_jax.evaluation.bleu import chrf, corpus_bleu, mean_interval, ter
+from dualcap_jax.evaluation.character_bleu import character_bleu_nltk
+from dualcap_jax.evaluation.coco_caption import coco_caption_scores
+from dualcap_jax.evaluation.config import EvaluationConfig
+from dualcap_jax.evaluation.diversity import diversity
+from dualcap_jax.evaluation.java_metrics import meteor, require, spice
+
+RESAMPLES = 1000
+"""Corpora drawn for each confidence interval, as sacrebleu does."""
+
+
+def check_metrics(config: EvaluationConfig) -> None:
+    """Tell what is missing before anything else is done.
+
+    Raises:
+        MetricError: "meteor" or "spice" lacks what it runs on.
+    """
+    for name in config.metrics:
+        if name in ("meteor", "spice"):
+            require(name)
+
+
+def score_captions(
+    hypotheses: Sequence[str],
+    references: Sequence[Sequence[str]],
+    config: EvaluationConfig | None = None,
+    *,
+    training_captions: Iterable[str] | None = None,
+) -> tuple[dict[str, Any], dict[str, Float[np.ndarray, "image"]]]:
+    """Score captions by the metrics that the configuration names.
+
+    Args:
+        hypotheses: One caption for each image.
+        references: Its references, one or more for each image.
+        config: The default one unless given.
+        training_captions: What was trained on, for the share of novel captions.
+
+    Returns:
+        Of the corpus, what JSON can hold, from 0 to 100 where not said otherwise:
+        bleu: the keys of `corpus_bleu`, intervals of 1000 resamples among them;
+        coco: `coco_bleu_1` .. `coco_bleu_4`, `coco_rouge_l`, and `coco_cider_d` (0 to 1000), as papers print them, with
+        `coco_cider_d_interval` of 1000 resamples;
+        diversity: the keys of `diversity` after `diversity_`, its shares from 0 to 1;
+        character-bleu: `character_bleu_nltk_1` .. `character_bleu_nltk_4`, 0 to 1, as the original printed them;
+        chrf, ter: the keys of those functions;
+        meteor, spice: `coco_meteor`, `coco_spice`.
+        And of each image: `cider_d` (0 to 1000) where coco is asked for.
+
+    Raises:
+        ValueError: as `corpus_bleu`.
+        MetricError: when "meteor" or "spice" lacks what it runs on.
+    """
+    config = config or EvaluationConfig()
+    lowercase = config.lowercase
+    scores: dict[str, Any] = {}
+    of_images = {}
+    if "bleu" in config.metrics:
+        scores |= corpus_bleu(hypotheses, references, lowercase=lowercase, resamples=RESAMPLES)
+    if "coco" in config.metrics:
+        coco = coco_caption_scores(hypotheses, references)
+        scores |= {f"coco_bleu_{order}": 100 * score for order, score in enumerate(coco.bleu, start=1)}
+        of_images["cider_d"] = 100 * coco.image_cider_d
+        scores |= {"coco_rouge_l": 100 * coco.rouge_l, "coco_cider_d": 100 * coco.cider_d}
+        scores["coco_cider_d_interval"] = mean_interval(of_images["cider_d"], resamples=RESAMPLES)
+    if "diversity" in config.metrics:
+        told = diversity(hypotheses, training_captions)
+        scores |= {f"diversity_{key}": value for key, value in told.items()}
+    if "character-bleu" in config.metrics:
+        scores |= character_bleu_nltk(hypotheses, references)
+    if "chrf" in config.metrics:
+        scores |= chrf(hypotheses, references, lowercase=lowercase)
+    if "ter" in config.metrics:
+        scores |= ter(hypotheses, references, lowercase=lowercase)
+    if "meteor" in config.metrics:
+        scores["coco_meteor"] = 100 * meteor(hypotheses, references)
+    if "spice" in config.metrics:
+        scores["coco_spice"] = 100 * spice(hypotheses, references)
+    return scores, of_images
