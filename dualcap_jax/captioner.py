@@ -222,9 +222,17 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
             ImageError: when the picture cannot be read.
             ValueError: for more tokens than the language model has positions.
         """
+        return self.explain_prepared(self.prepare(picture), caption)
+
+    def explain_prepared(self, image: UInt8[np.ndarray, "size size 3"], caption: Caption | str) -> tuple[Word, ...]:
+        """The same of a picture already of the network's size.
+
+        Raises:
+            ValueError: for more tokens than the language model has positions.
+        """
         ids, tokens = self._teacher_forced(_text(caption))
         lengths = np.full((1, 1), len(ids))
-        of_tokens = log_probs(self.model, self.prepare(picture)[None], tokens, lengths, graphdef=self._graphdef)
+        of_tokens = log_probs(self.model, image[None], tokens, lengths, graphdef=self._graphdef)
         return join_words(self.tokenizer, ids, [np.asarray(each[0, 0]) for each in of_tokens])
 
     def grad_cam(
@@ -270,7 +278,7 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         return ids[:-1], np.array([[ids + [self.tokenizer.end_id] * (usual - len(ids))]], np.int32)
 
     def caption_prepared(
-        self, images: Iterable[np.ndarray], decoding: DecodingConfig, explain: bool = False
+        self, images: Iterable[np.ndarray], decoding: DecodingConfig, explain: bool = False, first: int = 0
     ) -> Iterator[Caption]:
         """Captions of pictures already of the network's size, as they come, batch by batch.
 
@@ -278,6 +286,7 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
             images: uint8 [size, size, 3], as `prepare_image` makes them.
             decoding: settings of the search; the last batch is filled up, so that one compilation serves all.
             explain: as for `__call__`.
+            first: number of the first picture, which what is drawn for it hangs on, where captions are drawn by chance.
 
         Raises:
             ConfigError: when the prompt leaves no room.
@@ -294,7 +303,7 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         # without what a compilation does not hang on
         settings = replace(decoding, prompt="", bad_words=(), batch_size=1, seed=0)
         key_of = jax.vmap(partial(jax.random.fold_in, jax.random.key(decoding.seed)))
-        pending, done = iter(images), 0
+        pending, done = iter(images), first
         while chunk := list(islice(pending, decoding.batch_size)):
             filled = chunk + [chunk[-1]] * (decoding.batch_size - len(chunk))
             images = np.stack(filled)

@@ -11,6 +11,7 @@ import tyro
 from dualcap_jax.config import ConfigError
 from dualcap_jax.data.images import ImageError
 from dualcap_jax.data.records import DataError
+from dualcap_jax.evaluation.java_metrics import MetricError
 from dualcap_jax.pretrained.tables import PretrainedError
 from dualcap_jax.training.checkpoints import CheckpointError
 from dualcap_jax.training.loop import LossNotFinite, TrainingStopped
@@ -69,7 +70,7 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
     except LossNotFinite as error:
         print(f"error: {error}", file=sys.stderr)
         code = 1
-    except (ConfigError, DataError, CheckpointError, ImageError, PretrainedError, OSError) as error:
+    except (ConfigError, DataError, CheckpointError, ImageError, MetricError, PretrainedError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
     sys.exit(code)

@@ -26,12 +26,12 @@ from dualcap_jax.data.pipeline import eval_batches, train_iterator
 from dualcap_jax.data.records import Source
 from dualcap_jax.data.sources import iterate_captions, open_source, refuse_shared_images
 from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer, train_tokenizer
-from dualcap_jax.evaluate import evaluate
 from dualcap_jax.evaluation.report import curves_figure, summary
 from dualcap_jax.models.dual import ModelConfig
 from dualcap_jax.pretrained.files import locate
 from dualcap_jax.pretrained.load import language_as_published, preprocessing
-from dualcap_jax.training.logs import read_metrics
+from dualcap_jax.scoring import evaluate
+from dualcap_jax.training.logs import read_json_lines
 from dualcap_jax.training.loop import train
 from dualcap_jax.training.step import model_shapes
 
@@ -201,9 +201,9 @@ def main(args: Sequence[str]) -> int:
         if source.faults.skipped:
             print(source.faults.summary())
 
-    curves_figure(read_metrics(workdir / "metrics.jsonl"), workdir / "curves.png")
+    curves_figure(read_json_lines(workdir / "metrics.jsonl"), workdir / "curves.png")
     split = "validation" if config.data.root else "test"
-    scores, report = evaluate(Captioner.load(workdir), workdir, split, config.decoding)
+    scores, report = evaluate(Captioner.load(workdir), workdir, split)
     print(summary(scores))
     print(f"written: {workdir}/ (checkpoints, metrics.jsonl, curves.png, samples.png), {report}")
     print(f"caption a picture: python -m dualcap_jax.caption {workdir} PICTURE")

@@ -11,18 +11,16 @@ import hashlib
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.images import ImageError, decode_image
-from dualcap_jax.data.prepared import find_prepared, read_metadata
 from dualcap_jax.data.records import DataError, Record, Source
-from dualcap_jax.data.sources import iterate_captions, open_source
+from dualcap_jax.data.sources import fitting, iterate_captions, open_source
 from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer, train_tokenizer
 
 
@@ -41,16 +39,6 @@ class Description:
     """Captions that another picture has word for word."""
     repeated_caption: int = 0
     """Captions that their own picture has twice."""
-
-
-def fitting(root: str) -> DataConfig:
-    """A configuration that reads whatever lies there, of prepared squares those that were stored."""
-    config = DataConfig(root=root, on_error="skip")
-    directory = find_prepared(Path(root)) if root else None
-    stored = read_metadata(directory)["pictures"] if directory else None
-    if stored:
-        config = replace(config, **{name: stored[name] for name in ("image_size", "resize", "interpolation")})
-    return config
 
 
 def look_at(record: Record) -> tuple[tuple[int, int], bytes] | str:
@@ -145,7 +133,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("description"), help="files to write, without ending")
     args = parser.parse_args()
     try:
-        source = open_source(fitting(args.root), args.split)
+        source = open_source(fitting(args.root, on_error="skip"), args.split)
         trained = None if args.tokenizer else train_tokenizer(iterate_captions(source), args.vocab_size)
         tokenizer = trained or load_tokenizer(args.tokenizer)
         found = describe(source, tokenizer, args.threads)

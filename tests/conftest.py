@@ -1,5 +1,6 @@
 import os
 import tempfile
+from pathlib import Path
 
 # Compilations are kept between tests, processes and runs of the suite.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "dualcap_jax_test_cache"))
@@ -20,3 +21,12 @@ def rng():
     import numpy as np
 
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> tuple[Path, str]:
+    """A run trained without a break, and what the command printed."""
+    from .commands import TINY, run
+
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    return workdir, run("train", "--workdir", workdir, *TINY).stdout

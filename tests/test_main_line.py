@@ -33,13 +33,6 @@ def model_of(workdir: Path):
     return restore_model(workdir, model_shapes(config.model), "latest")
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> tuple[Path, str]:
-    """A run trained without a break, and what the command printed."""
-    workdir = tmp_path_factory.mktemp("runs") / "whole"
-    return workdir, run("train", "--workdir", workdir, *TINY).stdout
-
-
 def test_training_leaves_a_run_directory_that_says_how_it_went(finished):
     workdir, printed = finished
     for name in ("config.json", "tokenizer/vocab.json", "tokenizer/merges.txt", "checkpoints/latest/12", "tensorboard"):

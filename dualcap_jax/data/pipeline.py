@@ -87,7 +87,7 @@ def train_iterator(
 
 
 def eval_batches(
-    source: Source, tokenizer: CaptionTokenizer, config: DataConfig, batch_size: int
+    source: Source, tokenizer: CaptionTokenizer, config: DataConfig, batch_size: int, start: int = 0
 ) -> grain.IterDataset[Batch]:
     """Batches for evaluation: every record once, in order, with all its captions.
 
@@ -96,6 +96,7 @@ def eval_batches(
         tokenizer: makes the tokens.
         config: as for training.
         batch_size: rows of every batch; the last is filled up with rows of `image_id` -1 and nothing in `mask`.
+        start: the record to begin with.
 
     Returns:
         An iterable of batches, to be gone through as often as wanted; C is the most captions that any record has.
@@ -106,7 +107,7 @@ def eval_batches(
     def make_example(index: int) -> Example | UnreadableImage:
         return _make_example(source, tokenizer, config, index, range(counts[index]), width)
 
-    stream = grain.MapDataset.range(len(source)).map(make_example)
+    stream = grain.MapDataset.range(start, len(source)).map(make_example)
     return _batches(stream, source, config, batch_size)
 
 

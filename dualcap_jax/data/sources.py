@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
 
 from dualcap_jax.data.config import DataConfig, ScenesConfig
 from dualcap_jax.data.folders import SPLITS, Entry, coco_pictures, find_coco_annotations, read_captions_file, read_coco
-from dualcap_jax.data.prepared import find_prepared, open_prepared
+from dualcap_jax.data.prepared import find_prepared, open_prepared, read_metadata
 from dualcap_jax.data.records import DataError, Faults, Record, Source
 from dualcap_jax.data.scenes import Scene, sample_scene
 from dualcap_jax.data.scenes_captions import CAPTIONS_PER_SCENE, write_captions
@@ -92,6 +93,17 @@ class ScenesSource:
 
     def _rng(self, part: str, index: int) -> Random:
         return Random(f"{self._config.seed} {self._split} {index} {part}")
+
+
+def fitting(root: str, on_error: Literal["raise", "skip"] = "raise") -> DataConfig:
+    """A configuration that reads whatever lies in a directory, of prepared squares those that were stored.
+
+    Raises:
+        DataError: there are several prepared sets.
+    """
+    directory = find_prepared(Path(root)) if root else None
+    stored = read_metadata(directory)["pictures"] if directory else None
+    return DataConfig(root=root, on_error=on_error, **(stored or {}))
 
 
 def open_source(config: DataConfig, split: str) -> Source:

@@ -1,6 +1,7 @@
 """Settings of the search."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
 from typing import Literal
 
 
@@ -67,13 +68,16 @@ class DecodingConfig:
     batch_size: int = 16
     """Pictures searched together in one call."""
 
-    @property
-    def name(self) -> str:
-        """Tells reports apart."""
-        if self.do_sample:
-            return f"sample{self.seed}"
-        groups = f"in{self.num_beam_groups}groups" if self.num_beam_groups > 1 else ""
-        return f"beam{self.num_beams}{groups}"
+    def name(self, usual: "DecodingConfig") -> str:
+        """Tells reports apart: "beam5", "sample0", and each setting that is not the `usual` one."""
+        known = {"num_beams", "do_sample", "seed", "batch_size", "num_return_sequences"}
+        changed = [
+            f"-{field.name.replace('_', '-')}-{getattr(self, field.name)}"
+            for field in fields(self)
+            if field.name not in known and getattr(self, field.name) != getattr(usual, field.name)
+        ]
+        method = f"sample{self.seed}" if self.do_sample else f"beam{self.num_beams}"
+        return re.sub(r"[^\w.-]+", "_", "".join([method, *changed]))
 
     def __post_init__(self) -> None:
         """Reject impossible values, naming field, value and accepted range."""

@@ -14,24 +14,11 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from dualcap_jax.evaluation.published import COLUMNS, ORIGINAL_CHARACTER_BLEU, PROTOCOL, PUBLISHED
-from dualcap_jax.evaluation.report import LABELS, _is_number, _write
+from dualcap_jax.evaluation.report import LABELS, is_number, repetition, write_text
 from dualcap_jax.evaluation.svg import plot
 
-MEASURES = {
-    "loss": ("Loss per token, nats", 3),
-    "perplexity": ("Perplexity per token", 2),
-    "loss_all_positions": ("Loss per position, padding included, nats", 3),
-    "brevity_penalty": ("Brevity penalty of the sacrebleu BLEU", 3),
-    "chrf": ("chrF", 1),
-    "ter": ("TER (less is better)", 1),
-    "mean_length": ("Mean length of a caption, words", 1),
-    "vocabulary": ("Different words used", 0),
-    "distinct_1": ("Distinct-1: different words / words", 3),
-    "distinct_2": ("Distinct-2: different word pairs / word pairs", 3),
-    "novel": ("Share of captions that training did not hold", 3),
-    "shared_by": ("Images that share the commonest caption", 0),
-}
-"""Scores that stand by themselves: label and decimals."""
+MEASURES = [key for key in LABELS if not key.startswith(("bleu_", "coco_", "character_"))]
+"""Scores that stand by themselves, in no table beside others."""
 
 PANELS = {
     "Loss per token, nats": ["loss"],
@@ -68,7 +55,7 @@ def select(captions: Sequence[Mapping[str, Any]], count: int) -> dict[str, list[
         Lists under "best", "median" and "worst", each from better to worse.
     """
     key = _ranked_by(captions)
-    order = sorted(captions, key=lambda row: -row[key] if _is_number(row.get(key)) else math.inf)
+    order = sorted(captions, key=lambda row: -row[key] if is_number(row.get(key)) else math.inf)
     count = min(count, max(len(order) // 3, 1))
     middle, last = (len(order) - count) // 2, len(order) - count
     return {
@@ -94,10 +81,8 @@ def write_html(
     Args:
         path: File to write.
         name: Of the evaluation, such as "validation-beam5".
-        scores: As for `write_report`, and any of: `bleu_1_interval` .. ([low, high]), `coco_bleu_1` .. `coco_bleu_4`,
-            `coco_meteor`, `coco_rouge_l`, `coco_spice` (0 to 1), `coco_cider_d` (0 to 10), `character_bleu_nltk_1` ..
-            (0 to 1), `repetitive` (a warning where true), and the keys of `MEASURES`.
-        captions: As for `write_report`; perhaps `cider_d` (0 to 10), and `words`: each with `word`, `log_prob` and
+        scores: As for `write_report`, perhaps with `bleu_1_interval` .. ([low, high]).
+        captions: As for `write_report`; perhaps `cider_d` (0 to 1000), and `words`: each with `word`, `log_prob` and
             `seen`, in nats.
         dataset: What the pictures are of, in words; begins with "COCO" where they are COCO's, and holds "Karpathy test"
             where they are that split.
@@ -108,9 +93,10 @@ def write_html(
     Raises:
         ValueError: a picture is not uint8 [height, width, 3].
     """
+    after = f", after {_text(scores['step'])} training steps" if "step" in scores else ""
     parts = [
         f"<header><h1>{_text(name)}</h1><p>{_text(scores['images'])} images of {_text(dataset)}, split "
-        f"{_text(scores['split'])}, after {_text(scores['step'])} training steps.</p>{_warnings(scores)}</header>",
+        f"{_text(scores['split'])}{after}.</p>{_warnings(scores)}</header>",
         "<main>",
         _main_table(scores, dataset),
         _character_table(scores),
@@ -122,23 +108,21 @@ def write_html(
     ]
     head = HEAD.format(title=_text(name), style=STYLE.read_text(encoding="utf-8"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, "\n".join(filter(None, [head, *parts, "</main></body></html>\n"])))
+    write_text(path, "\n".join(filter(None, [head, *parts, "</main></body></html>\n"])))
 
 
 def _text(value: object) -> str:
     return escape(str(value))
 
 
-def _number(value: Any, decimals: int = 1, scale: float = 1.0) -> str:
-    return f"{value * scale:.{decimals}f}" if _is_number(value) else MISSING
+def _number(value: Any, decimals: int = 1) -> str:
+    return f"{value:.{decimals}f}" if is_number(value) else MISSING
 
 
 def _warnings(scores: Mapping[str, Any]) -> str:
     lines = []
-    if scores.get("repetitive"):
-        shared = scores.get("shared_by")
-        many = f": {shared} of {scores['images']} images were given the same one" if _is_number(shared) else ""
-        lines.append(f"The captions repeat themselves{many}. Whatever the scores, such captions tell little.")
+    if repetition(scores):
+        lines.append(repetition(scores))
     if scores["split"] == "train":
         lines.append("These are images that the network was trained on: the scores tell nothing of others.")
     return "".join(f'<p class="warning" role="note"><strong>Warning:</strong> {_text(line)}</p>' for line in lines)
@@ -163,14 +147,14 @@ def _row(label: str, cells: Sequence[str], own: bool = False) -> str:
 def _main_table(scores: Mapping[str, Any], dataset: str) -> str:
     """This run's scores, each way of measuring by itself, and the published ones."""
 
-    def own(prefix: str, scale: float) -> dict[str, str]:
+    def own(prefix: str) -> dict[str, str]:
         cells = {}
         for column in COLUMNS:
             key = prefix + column.lower().replace("-", "_")
             if key in scores:
-                cells[column] = _number(scores[key], 1, scale)
+                cells[column] = _number(scores[key])
             if key in scores and scores.get(f"{key}_interval"):
-                low, high = (_number(end, 1, scale) for end in scores[f"{key}_interval"])
+                low, high = (_number(end) for end in scores[f"{key}_interval"])
                 cells[column] += f"<small>{low} to {high}</small>"
         return cells
 
@@ -179,8 +163,8 @@ def _main_table(scores: Mapping[str, Any], dataset: str) -> str:
         for name, row in PUBLISHED.items()
     }
     groups = {
-        f"This run, {PROTOCOL}": {"This run": own("coco_", 100)},
-        f"This run, sacrebleu {scores.get('signature', '')}": {"This run": own("", 1)},
+        f"This run, {PROTOCOL}": {"This run": own("coco_")},
+        f"This run, sacrebleu {scores.get('signature', '')}": {"This run": own("")},
         f"Published, COCO's Karpathy test split, {PROTOCOL}": published,
     }
     columns = [c for c in COLUMNS if any(c in row for rows in groups.values() for row in rows.values())]
@@ -196,7 +180,7 @@ def _main_table(scores: Mapping[str, Any], dataset: str) -> str:
     elif "karpathy test" not in dataset.casefold():
         notes.append(f"The published figures are of COCO's Karpathy test split, this run's of {dataset}.")
     if any(key.endswith("_interval") for key in scores):
-        notes.append("Below a score: its confidence interval.")
+        notes.append("Below a score: what 95% of such sets of images would give (bootstrap).")
     text = "".join(f"<p>{_text(note)}</p>" for note in notes)
     return f"<h2>Scores</h2>{text}" + _table("Scores beside published ones", ["system", *columns], *bodies)
 
@@ -216,14 +200,14 @@ def _character_table(scores: Mapping[str, Any]) -> str:
 
 
 def _measures(scores: Mapping[str, Any]) -> str:
-    rows = [_row(label, [_number(scores[key], n)]) for key, (label, n) in MEASURES.items() if key in scores]
+    rows = [_row(LABELS[key][0], [_number(scores[key], LABELS[key][1])]) for key in MEASURES if key in scores]
     return "<h2>Other measures</h2>" + _table("Loss and language", ["measure", "value"], "".join(rows)) if rows else ""
 
 
 def _scenes(accuracies: Mapping[str, float]) -> str:
     rows = ""
     for part, value in accuracies.items():
-        bar = f' <meter min="0" max="100" value="{value:.1f}"></meter>' if _is_number(value) else ""
+        bar = f' <meter min="0" max="100" value="{value:.1f}"></meter>' if is_number(value) else ""
         rows += _row(part, [_number(value) + bar])
     return "<h2>What was told right</h2>" + _table("Captions right in a part, %", ["part", "%"], rows) if rows else ""
 
@@ -232,11 +216,11 @@ def _sweep(evaluations: Mapping[str, Mapping[str, Any]], name: str) -> str:
     """Table of evaluations that differ in the search, those with fewer beams first."""
     if len(evaluations) < 2:
         return ""
-    columns = [("BLEU-4", "bleu_4", 1, 1), ("CIDEr-D", "coco_cider_d", 1, 100), ("step", "step", 0, 1)]
+    columns = [("BLEU-4", "bleu_4", 1), ("CIDEr-D", "coco_cider_d", 1), ("step", "step", 0)]
     columns = [column for column in columns if any(column[1] in scores for scores in evaluations.values())]
     rows = ""
     for each in sorted(evaluations, key=lambda each: re.sub("[0-9]+", lambda number: number[0].zfill(9), each)):
-        cells = [_number(evaluations[each].get(key), decimals, scale) for _, key, decimals, scale in columns]
+        cells = [_number(evaluations[each].get(key), decimals) for _, key, decimals in columns]
         rows += _row(each, cells, own=each == name)
     title = "Evaluations of this split (BLEU-4 by sacrebleu); in bold: this page's"
     return "<h2>Searches compared</h2>" + _table(title, ["search", *(column[0] for column in columns)], rows)
@@ -248,9 +232,9 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> str:
         lines = {}
         for split in dict.fromkeys(row["split"] for row in rows):
             for key in keys:
-                points = [(r["step"], r[key]) for r in rows if r["split"] == split and _is_number(r.get(key))]
+                points = [(r["step"], r[key]) for r in rows if r["split"] == split and is_number(r.get(key))]
                 if points:
-                    lines[f"{split} {LABELS[key]}" if len(keys) > 1 else split] = points
+                    lines[f"{split} {LABELS[key][0]}" if len(keys) > 1 else split] = points
         plots += plot(title, lines) if lines else ""
     return f'<h2>Training</h2><div class="grid">{plots}</div>' if plots else ""
 
@@ -280,20 +264,21 @@ def _card(row: Mapping[str, Any], picture: np.ndarray) -> str:
     Image.fromarray(picture).save(file, "JPEG", quality=88)
     source = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
     caption = " ".join(map(_word, row["words"])) if row.get("words") else _text(row["caption"]) or "(no words)"
-    cider = f", CIDEr-D {_number(row['cider_d'], 1, 100)}" if "cider_d" in row else ""
+    score = f", score {_number(row['score'], 3)}" if "score" in row else ""
+    cider = f", CIDEr-D {_number(row['cider_d'])}" if "cider_d" in row else ""
     references = "".join(f"<li><bdi>{_text(reference)}</bdi></li>" for reference in row["references"])
     alt = row["references"][0] if row["references"] else f"picture {row['image_id']}"
     return (
         f'<figure><img src="{source}" alt="{_text(alt)}"><figcaption><p class="caption" dir="auto">{caption}</p>'
-        f'<p class="soft">Image {_text(row["image_id"])}: score {_number(row["score"], 3)}{cider}</p>'
+        f'<p class="soft">Image {_text(row["image_id"])}{score}{cider}</p>'
         + (f'<ul class="references">{references}</ul>' if references else "")
         + "</figcaption></figure>"
     )
 
 
 def _word(word: Mapping[str, Any]) -> str:
-    seen = word["seen"] if _is_number(word["seen"]) else 0.0
+    seen = word["seen"] if is_number(word["seen"]) else 0.0
     look = ' class="given"' if seen >= GIVEN else ' class="against"' if seen <= -GIVEN else ""
-    added = f"{seen:+z.1f}" if _is_number(word["seen"]) else MISSING
+    added = f"{seen:+z.1f}" if is_number(word["seen"]) else MISSING
     hint = f"log-probability {_number(word['log_prob'], 2)} nats, of which the picture added {added}"
     return f'<span class="word" title="{hint}"><span{look}>{_text(word["word"])}</span><small>{added}</small></span>'

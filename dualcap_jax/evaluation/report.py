@@ -4,7 +4,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,38 +16,80 @@ from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 
 LABELS = {
-    "bleu_1": "BLEU-1",
-    "bleu_2": "BLEU-2",
-    "bleu_3": "BLEU-3",
-    "bleu_4": "BLEU-4",
-    "loss": "loss per token, nats",
-    "loss_all_positions": "loss per position, padding included, nats",
+    "bleu_1": ("BLEU-1", 1),
+    "bleu_2": ("BLEU-2", 1),
+    "bleu_3": ("BLEU-3", 1),
+    "bleu_4": ("BLEU-4", 1),
+    "brevity_penalty": ("brevity penalty of BLEU", 3),
+    "chrf": ("chrF", 1),
+    "ter": ("TER (less is better)", 1),
+    "coco_bleu_1": ("COCO BLEU-1", 1),
+    "coco_bleu_2": ("COCO BLEU-2", 1),
+    "coco_bleu_3": ("COCO BLEU-3", 1),
+    "coco_bleu_4": ("COCO BLEU-4", 1),
+    "coco_rouge_l": ("COCO ROUGE-L", 1),
+    "coco_cider_d": ("COCO CIDEr-D", 1),
+    "coco_meteor": ("COCO METEOR", 1),
+    "coco_spice": ("COCO SPICE", 1),
+    "loss": ("loss per token, nats", 3),
+    "perplexity": ("perplexity per token", 2),
+    "loss_all_positions": ("loss per position, padding included, nats", 3),
+    "diversity_distinct_1": ("distinct-1: different words / words", 3),
+    "diversity_distinct_2": ("distinct-2: different word pairs / word pairs", 3),
+    "diversity_novel": ("share of captions that training did not hold", 3),
+    "diversity_vocabulary": ("different words used", 0),
+    "diversity_mean_words": ("mean length of a caption, words", 1),
+    "diversity_shared_caption": ("share of images whose caption another has too", 3),
+    "diversity_commonest_caption_images": ("images that share the commonest caption", 0),
+    "character_bleu_nltk_1": ("character BLEU (NLTK on strings, as the original's), order 1", 3),
+    "character_bleu_nltk_2": ("character BLEU, order 2", 3),
+    "character_bleu_nltk_3": ("character BLEU, order 3", 3),
+    "character_bleu_nltk_4": ("character BLEU, order 4", 3),
 }
-"""The scores a reader looks for first, in order."""
+"""Name and decimals of each score, in the order that a reader looks for them."""
+
+BRIEF = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "coco_cider_d", "loss")
+"""Those that one line holds."""
 
 SHOWN_CAPTIONS = 20
 """Captions that the Markdown report shows; the JSON file has them all."""
 
 
 def write_report(directory: Path, name: str, scores: Mapping[str, Any], captions: Sequence[Mapping[str, Any]]) -> Path:
-    """Write `NAME.json` and `NAME.md` beside it, each whole or not at all.
+    """Write `NAME.json`, `NAME.md` and `captions_NAME_results.json` beside it, each whole or not at all.
 
     Args:
         directory: Where to; made if need be.
-        name: Of the two files, such as "validation-beam5".
-        scores: What was measured: `split`, `step`, `images`, `bleu_1` .. `bleu_4` (0 to 100), `signature`, `loss`,
-            `loss_all_positions` (nats), perhaps `scenes` (accuracies, 0 to 100); any other value JSON can hold.
-        captions: One for each picture: `image_id`, `caption`, `score`, `references`.
+        name: Of the files, such as "validation-beam5".
+        scores: What was measured: `split`, `images`, perhaps `step`, the keys of `LABELS`, `signature`, `scenes`
+            (accuracies, 0 to 100); any other value JSON can hold.
+        captions: One for each picture: `image_id`, `caption`, `references`, perhaps `score`.
 
     Returns:
-        The path of the JSON file: the scores, and the captions under `captions`. What isn't finite is null.
+        The path of the first: the scores, and the captions under `captions`. What isn't finite is null. The third holds
+        the captions alone, in the format that COCO's evaluation server takes.
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{name}.json"
+    results = [{"image_id": row["image_id"], "caption": row["caption"]} for row in captions]
+    write_text(directory / f"captions_{name}_results.json", json.dumps(results) + "\n")
+    write_text(path.with_suffix(".md"), _markdown(name, scores, captions))
     report = _finite({**scores, "captions": captions})
-    _write(path.with_suffix(".md"), _markdown(name, scores, captions))
-    _write(path, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return path
+
+
+def read_reports(directory: Path) -> dict[str, dict[str, Any]]:
+    """The scores, without the captions, that `write_report` wrote into a directory, by name."""
+    reports = {}
+    for path in sorted(directory.glob("*.json")):
+        try:
+            content = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            continue
+        if isinstance(content, dict) and "captions" in content:
+            reports[path.stem] = {key: value for key, value in content.items() if key != "captions"}
+    return reports
 
 
 def _finite(value: Any) -> Any:
@@ -59,7 +101,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write a file that is there as a whole or not at all, even where the process is killed."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
@@ -69,14 +111,30 @@ def _write(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _lines(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _lines(scores: Mapping[str, Any], keys: Iterable[str] = LABELS) -> list[tuple[str, str]]:
     """Label and value of each score that is there."""
-    lines = [
-        (label, f"{scores[key]:.3f}" if "loss" in key else f"{scores[key]:.1f}")
-        for key, label in LABELS.items()
-        if key in scores
-    ]
+    lines = [(LABELS[key][0], f"{scores[key]:.{LABELS[key][1]}f}") for key in keys if is_number(scores.get(key))]
     return lines + [(f"{part} right, %", f"{value:.1f}") for part, value in scores.get("scenes", {}).items()]
+
+
+def _head(scores: Mapping[str, Any]) -> str:
+    step = f"step {scores['step']}, " if "step" in scores else ""
+    return f"{scores['split']}, {step}{scores['images']} images"
+
+
+def repetition(scores: Mapping[str, Any]) -> str:
+    """A warning where many images share one caption, else nothing."""
+    if not scores.get("diversity_repetitive"):
+        return ""
+    return (
+        f"The captions repeat themselves: {scores['diversity_commonest_caption_images']} of {scores['images']} images "
+        f'were given "{scores["diversity_commonest_caption"]}". Whatever the scores, such captions tell little.'
+    )
 
 
 def scores_table(scores: Mapping[str, Any]) -> str:
@@ -84,14 +142,15 @@ def scores_table(scores: Mapping[str, Any]) -> str:
     lines = _lines(scores)
     label_width = max((len(label) for label, _ in lines), default=0)
     value_width = max((len(value) for _, value in lines), default=0)
-    head = f"{scores['split']}, step {scores['step']}, {scores['images']} images"
     table = [f"  {label:<{label_width}}  {value:>{value_width}}" for label, value in lines]
-    return "\n".join([head, *table, f"  BLEU is sacrebleu {scores['signature']}"])
+    notes = [f"  BLEU is sacrebleu {scores['signature']}"] if "signature" in scores else []
+    notes += [f"  warning: {repetition(scores)}"] if repetition(scores) else []
+    return "\n".join([_head(scores), *table, *notes])
 
 
 def summary(scores: Mapping[str, Any]) -> str:
     """The scores in one line; its argument is that of `write_report`."""
-    return f"{scores['split']}: " + ", ".join(f"{label} {value}" for label, value in _lines(scores))
+    return f"{scores['split']}: " + ", ".join(f"{label} {value}" for label, value in _lines(scores, BRIEF))
 
 
 def _markdown(name: str, scores: Mapping[str, Any], captions: Sequence[Mapping[str, Any]]) -> str:
@@ -102,16 +161,19 @@ def _markdown(name: str, scores: Mapping[str, Any], captions: Sequence[Mapping[s
             text = text.replace(special, "\\" + special)
         return " ".join(text.split())
 
-    text = [f"# {cell(name)}", "", f"Step {scores['step']}, {scores['images']} images.", ""]
+    text = [f"# {cell(name)}", "", f"{_head(scores).capitalize()}.", ""]
+    text += [f"**Warning:** {cell(repetition(scores))}", ""] if repetition(scores) else []
     text += ["| score | |", "| --- | ---: |", *(f"| {label} | {value} |" for label, value in _lines(scores)), ""]
-    text += [f"BLEU: corpus level, cumulative, sacrebleu `{scores['signature']}`.", ""]
+    if "signature" in scores:
+        text += [f"BLEU: corpus level, cumulative, sacrebleu `{scores['signature']}`.", ""]
     if captions:
         shown = captions[:SHOWN_CAPTIONS]
         text += [f"The first {len(shown)} of {len(captions)} captions:", ""]
         text += ["| image | caption | score | references |", "| --- | --- | ---: | --- |"]
         for row in shown:
             references = "<br>".join(map(cell, row["references"]))
-            text.append(f"| {row['image_id']} | {cell(row['caption'])} | {row['score']:.3f} | {references} |")
+            score = f"{row['score']:.3f}" if is_number(row.get("score")) else ""
+            text.append(f"| {row['image_id']} | {cell(row['caption'])} | {score} | {references} |")
         text.append("")
     return "\n".join(text)
 
@@ -233,8 +295,8 @@ def curves_figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     for title, keys in panels.items():
         for key in keys:
             for split in splits:
-                points = [(r["step"], r[key]) for r in rows if r["split"] == split and _is_number(r.get(key))]
-                label = f"{split} {LABELS[key]}" if title == "BLEU" else split
+                points = [(r["step"], r[key]) for r in rows if r["split"] == split and is_number(r.get(key))]
+                label = f"{split} {LABELS[key][0]}" if title == "BLEU" else split
                 if points:
                     curves.setdefault(title, []).append((label, points))
 
@@ -257,10 +319,6 @@ def curves_figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     if not curves:
         figure.text(0.5, 0.5, "no steps yet", ha="center", color="0.35")
     _save(figure, path)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _save(figure: Figure, path: Path) -> None:

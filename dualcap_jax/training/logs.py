@@ -11,8 +11,8 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; a last line cut short by a kill is left out."""
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file such as metrics.jsonl, none where it is missing; a line cut short by a kill is left out."""
     rows = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
@@ -30,7 +30,7 @@ class MetricsLog:
 
     def __init__(self, workdir: Path, step: int):
         path = workdir / "metrics.jsonl"
-        kept = [row for row in read_metrics(path) if row["step"] <= step]
+        kept = [row for row in read_json_lines(path) if row["step"] <= step]
         partial = path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
         partial.replace(path)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dualcap_jax.evaluation import report
 from dualcap_jax.evaluation.html import MEASURES, select, write_html
+from dualcap_jax.evaluation.report import LABELS
 from dualcap_jax.evaluation.svg import ticks
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}
@@ -30,15 +31,16 @@ EVERYTHING: dict[str, Any] = {
     **SCORES,
     **dict.fromkeys(MEASURES, 0.625),
     **{f"bleu_{n}_interval": [38.0, 42.0] for n in (1, 2, 3, 4)},
-    **{f"coco_bleu_{n}": 0.4 for n in (1, 2, 3, 4)},
-    "coco_cider_d": 1.0625,
-    "coco_rouge_l": 0.5,
-    "coco_meteor": 0.25,
-    "coco_spice": 0.2,
+    **{f"coco_bleu_{n}": 40.0 for n in (1, 2, 3, 4)},
+    "coco_cider_d": 106.25,
+    "coco_rouge_l": 50.0,
+    "coco_meteor": 25.0,
+    "coco_spice": 20.0,
     **{f"character_bleu_nltk_{n}": 0.9 for n in (1, 2, 3, 4)},
     "scenes": {"shape": 74.6, "count": 50.0},
-    "repetitive": True,
-    "shared_by": 7,
+    "diversity_repetitive": True,
+    "diversity_commonest_caption": "a <ring>",
+    "diversity_commonest_caption_images": 7,
 }
 WORDS = [{"word": "red", "log_prob": -0.1, "seen": 2.3}, {"word": "ring", "log_prob": -0.5, "seen": -1.2}]
 CAPTIONS = [
@@ -187,7 +189,7 @@ def test_a_run_of_other_pictures_is_told_from_the_published(tmp_path: Path, data
 
 def test_what_was_not_measured_leaves_no_trace(tmp_path: Path):
     page = Page(write(tmp_path))
-    assert {row[0] for row in page.rows} & {label for label, _ in MEASURES.values()} == {"Loss per token, nats"}
+    assert {row[0] for row in page.rows} & {LABELS[key][0] for key in MEASURES} == {"loss per token, nats"}
     assert not any(row[0] == "This run" and set(row[1:]) <= {"–"} for row in page.rows)  # noqa: RUF001
     assert page.rows[0][1:] == ["BLEU-4", "CIDEr-D", "METEOR", "SPICE", "BLEU-1", "BLEU-2", "BLEU-3"]
     for absent in ("Character BLEU", "What was told", "Searches", "Training", "Pictures", "Warning", "interval"):
@@ -203,14 +205,14 @@ def test_what_is_not_finite_is_a_dash(tmp_path: Path, value: float | None):
     captions[0]["words"] = [{"word": "a", "log_prob": value, "seen": value}]
     curves = [{"step": 1, "split": "train", "loss": value}]
     page = Page(write(tmp_path, scores, captions, pictures={1: PICTURE}, curves=curves, sweep={"beam1": scores}))
-    assert page.row("Loss per token, nats") == ["–"]  # noqa: RUF001
+    assert page.row("loss per token, nats") == ["–"]  # noqa: RUF001
     assert page.row("shape") == ["–"]  # noqa: RUF001
     assert not re.search(r"\b(nan|inf|None)\b", page.text)
     assert "Training" not in page.text
 
 
 def test_captions_that_repeat_themselves_are_warned_of(tmp_path: Path):
-    assert "The captions repeat themselves: 7 of 9 images were given the same one." in Page(full(tmp_path)).text
+    assert 'The captions repeat themselves: 7 of 9 images were given "a <ring>".' in Page(full(tmp_path)).text
     assert "Warning" in Page(write(tmp_path, SCORES | {"split": "train"})).text
 
 

@@ -1,0 +1,211 @@
+"""Evaluation through the command: of a run, of any system's captions, interrupted and resumed."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dualcap_jax import Captioner, scoring
+from dualcap_jax import evaluate as evaluate_command
+from dualcap_jax.data.sources import open_source
+from dualcap_jax.evaluation.config import EvaluationConfig
+from dualcap_jax.evaluation.java_metrics import MetricError
+
+from .test_command_errors import errors_of
+
+
+@pytest.fixture
+def workdir(finished, tmp_path) -> Path:
+    return Path(shutil.copytree(finished[0], tmp_path / "run"))
+
+
+def read(path: Path):
+    return json.loads(path.read_text())
+
+
+def test_a_run_is_reported_as_json_markdown_page_and_results(workdir, capsys):
+    assert evaluate_command.main([str(workdir), "--metrics", "bleu", "coco", "diversity", "character-bleu", "ter"]) == 0
+    printed, folder = capsys.readouterr().out, workdir / "evaluation"
+    scores = read(folder / "validation-beam2.json")
+    for key in ("bleu_4", "coco_cider_d", "diversity_novel", "character_bleu_nltk_4", "ter", "perplexity"):
+        assert np.isfinite(scores[key]), key
+    assert scores["perplexity"] == pytest.approx(np.exp(scores["loss"]))
+    assert scores["dataset"] == "drawn scenes"
+    assert scores["decoding"]["num_beams"] == 2
+    assert all({"caption", "score", "cider_d", "references", "image_id"} <= row.keys() for row in scores["captions"])
+    results = read(folder / "captions_validation-beam2_results.json")
+    assert results == [{key: row[key] for key in ("image_id", "caption")} for row in scores["captions"]]
+    assert f"BLEU-4 {scores['bleu_4']:.1f}" in re.sub(" +", " ", printed)
+    assert "character BLEU (NLTK on strings, as the original's)" in printed
+    page = (folder / "validation-beam2.html").read_text()
+    for row in scores["captions"]:
+        assert page.count(f"Image {row['image_id']}, score") == 1
+    assert page.count("data:image/jpeg") == len(scores["captions"]) == 6
+    assert "what the picture added" in page
+    assert "over training steps" in page  # curves
+    assert str(folder / "validation-beam2.html") in printed
+    assert not list(folder.glob("*progress*"))
+
+
+def test_numbers_of_beams_are_compared_and_other_settings_keep_their_own_reports(workdir, capsys):
+    arguments = [str(workdir), "--metrics", "bleu", "--samples", "0"]
+    assert evaluate_command.main([*arguments, "--beams", "1", "3"]) == 0
+    assert evaluate_command.main([*arguments, "--decoding.length-penalty", "0.5", "--decoding.bad-words", "red"]) == 0
+    capsys.readouterr()
+    names = {path.stem for path in (workdir / "evaluation").glob("validation*.json")}
+    assert names == {"validation-beam1", "validation-beam3", "validation-beam2-bad-words-_red_-length-penalty-0.5"}
+    page = (workdir / "evaluation" / "validation-beam2-bad-words-_red_-length-penalty-0.5.html").read_text()
+    assert all(f'<th scope="row">{name}</th>' in page for name in names)
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_an_evaluation_goes_on_where_it_was_interrupted(workdir, tmp_path, monkeypatch, sampled):
+    """With a broken picture before and after, which is passed over."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng, lines = np.random.default_rng(0), []
+    for number in range(11):
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(folder / f"{number}.png")
+        lines.append(json.dumps({"image": f"{number}.png", "captions": ["two red squares"], "split": "validation"}))
+    for number in (1, 2, 9):
+        (folder / f"{number}.png").write_bytes(b"no picture")
+    (folder / "captions.jsonl").write_text("\n".join(lines))
+    captioner = Captioner.load(workdir)
+    data = replace(captioner.config.data, root=str(folder), on_error="skip")
+    captioner.config = replace(captioner.config, data=data)
+    decoding = replace(captioner.config.decoding, batch_size=3, do_sample=sampled)
+    source, progress = open_source(data, "validation"), tmp_path / "progress.jsonl"
+    whole = scoring.caption_split(captioner, source, decoding, tmp_path / "whole.jsonl")
+    assert [row["image_id"] for row in whole[0]] == [0, 3, 4, 5, 6, 7, 8, 10]
+
+    done, made = captioner.caption_prepared, []
+
+    def interrupted(images, *args, **kwargs):
+        made.append(len(images))
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return done(images, *args, **kwargs)
+
+    monkeypatch.setattr(captioner, "caption_prepared", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        scoring.caption_split(captioner, source, decoding, progress)
+    with progress.open("a") as file:
+        file.write('{"captions": [{"imag')  # killed while it wrote
+    assert scoring.caption_split(captioner, source, decoding, progress) == whole
+    assert made == [3, 3, 3, 2]  # the first batch was not done again
+    assert scoring.caption_split(captioner, source, decoding, progress) == whole
+    assert len(made) == 4
+    other = replace(decoding, min_length=4)
+    scoring.caption_split(captioner, source, other, progress)
+    assert made[4:] == [3, 3, 2]  # with other settings all are
+
+
+def file_of(captions: list, path: Path) -> Path:
+    path.write_text(json.dumps(captions))
+    return path
+
+
+@pytest.fixture
+def theirs(tmp_path) -> tuple[Path, Path]:
+    """A COCO layout, and another system's captions of its validation split."""
+    root = tmp_path / "coco"
+    (root / "annotations").mkdir(parents=True)
+    (root / "val2017").mkdir()
+    images = [{"id": number, "file_name": f"{number:012}.jpg"} for number in (7, 3, 12)]
+    for image in images:
+        Image.new("RGB", (64, 48), (image["id"] * 9, 0, 0)).save(root / "val2017" / image["file_name"])
+    texts = {7: ["A dog runs.", "a running dog"], 3: ["A cat sleeps on a bed."], 12: ["Two birds", "birds on a wire"]}
+    annotations = [
+        {"id": number, "image_id": image_id, "caption": caption}
+        for number, (image_id, caption) in enumerate((key, each) for key, some in texts.items() for each in some)
+    ]
+    (root / "annotations" / "captions_val2017.json").write_text(
+        json.dumps({"images": images, "annotations": annotations})
+    )
+    captions = [{"image_id": image_id, "caption": some[0]} for image_id, some in texts.items()]
+    return root, file_of(captions[::-1], tmp_path / "theirs.json")
+
+
+def test_any_systems_captions_are_scored_by_the_same_code(theirs, capsys):
+    root, captions = theirs
+    assert evaluate_command.main(["--captions", str(captions), "--root", str(root)]) == 0
+    assert "COCO CIDEr-D" in capsys.readouterr().out
+    folder = captions.parent / "evaluation"
+    scores = read(folder / "validation-theirs.json")
+    assert scores["bleu_1"] == pytest.approx(100)
+    assert scores["images"] == 3
+    assert "step" not in scores
+    assert scores["diversity_novel"] is None
+    assert scores["dataset"] == str(root)
+    page = (folder / "validation-theirs.html").read_text()
+    assert page.count("data:image/jpeg") == 3
+    assert "training steps" not in page
+
+
+def test_captions_of_a_runs_data_need_no_checkpoint(workdir, capsys):
+    evaluate_command.main([str(workdir), "--split", "test", "--samples", "0"])
+    shutil.rmtree(workdir / "checkpoints")
+    results = workdir / "evaluation" / "captions_test-beam2_results.json"
+    assert evaluate_command.main([str(workdir), "--split", "test", "--captions", str(results)]) == 0
+    ours, again = (
+        read(path)
+        for path in (
+            workdir / "evaluation" / "test-beam2.json",
+            workdir / "evaluation" / "evaluation" / "test-captions_test-beam2_results.json",
+        )
+    )
+    for key in ("bleu_4", "coco_cider_d", "scenes", "character_bleu_nltk_2"):
+        assert again[key] == ours[key]
+
+
+@pytest.mark.parametrize(
+    ("captions", "message"),
+    [
+        ([{"image_id": 7, "caption": "a"}], "has no caption for image 3 (2 such of 3 images)"),
+        ([{"image_id": n, "caption": "a"} for n in (3, 7, 12, 99)], "a caption for an image that the split lacks, 99"),
+        ([{"image_id": 7, "caption": "a"}] * 2, "image 7 has more than one caption"),
+        ([{"image_id": 7}], "not captions in COCO's results format"),
+        ({"a": 1}, "not captions in COCO's results format"),
+    ],
+)
+def test_a_file_of_other_captions_is_refused(theirs, captions, message, capsys, monkeypatch):
+    root, path = theirs
+    file_of(captions, path)
+    code, printed = errors_of(evaluate_command.main, ["--captions", path, "--root", root], capsys, monkeypatch)
+    assert code == 2
+    assert f"{path}: " in printed
+    assert message in printed
+    assert not (path.parent / "evaluation").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give a run directory to score, or --captions FILE with --root DIR"),
+        (["--captions", "a.json"], "--captions needs a run directory or --root DIR"),
+        (["--captions", "a.json", "--root", "nowhere"], "data.root='nowhere' is not a directory"),
+        (["RUN", "--captions", "a.json"], "a.json: No such file or directory"),
+        (["RUN", "--metrics", "blue"], "--metrics"),
+        (["RUN", "--beams", "0"], "--beams: decoding.num_beams=0: must be at least 1"),
+        (["RUN", "--split", "holdout"], "--split"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(finished, arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    named = [finished[0] if each == "RUN" else each for each in arguments]
+    code, printed = errors_of(evaluate_command.main, named, capsys, monkeypatch)
+    assert code == 2
+    assert message in printed
+
+
+def test_what_a_metric_lacks_is_told_before_anything_is_captioned(workdir, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    captioner = Captioner.load(workdir)
+    monkeypatch.setattr(captioner, "caption_prepared", None)
+    with pytest.raises(MetricError, match="METEOR runs on Java"):
+        scoring.evaluate(captioner, workdir, "validation", evaluation=EvaluationConfig(("bleu", "meteor")))
