@@ -1,0 +1,11 @@
+"""The embedded run for ablations: the merger's widths are the published ones, so that each kind can take its own."""
+
+from dataclasses import replace
+
+from dualcap_jax.config import ExperimentConfig
+
+
+def get_config() -> ExperimentConfig:
+    """The embedded experiment but for that."""
+    base = ExperimentConfig()
+    return replace(base, model=replace(base.model, merger=replace(base.model.merger, hidden=())))
