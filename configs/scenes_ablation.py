@@ -1,4 +1,4 @@
-"""The embedded run for ablations: the merger's widths are the published ones, so that each kind can take its own."""
+"""The embedded run for ablations: shorter, and the merger of the published widths, so that each kind can take its own."""
 
 from dataclasses import replace
 
@@ -8,4 +8,8 @@ from dualcap_jax.config import ExperimentConfig
 def get_config() -> ExperimentConfig:
     """The embedded experiment but for that."""
     base = ExperimentConfig()
-    return replace(base, model=replace(base.model, merger=replace(base.model.merger, hidden=())))
+    return replace(
+        base,
+        model=replace(base.model, merger=replace(base.model.merger, hidden=())),
+        training=replace(base.training, steps=600),
+    )

@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -21,7 +21,7 @@ from dualcap_jax.data.pipeline import eval_batches
 from dualcap_jax.data.prepared import PARTS, find_prepared
 from dualcap_jax.data.records import DataError, Record, Source
 from dualcap_jax.data.scenes_grading import accuracies
-from dualcap_jax.data.sources import ScenesSource, iterate_captions, open_source
+from dualcap_jax.data.sources import ScenesSource, open_source
 from dualcap_jax.decoding.config import DecodingConfig
 from dualcap_jax.evaluation.config import EvaluationConfig
 from dualcap_jax.evaluation.html import select, write_html
@@ -63,7 +63,7 @@ def evaluate(
         The scores (see README, "Evaluate") and the path of the JSON file written.
 
     Raises:
-        DataError: there is no such split, or a fault in it.
+        DataError: there is no such split, or a fault in it; or the training split is needed and not there.
         MetricError: a metric lacks what it runs on.
     """
     config = captioner.config
@@ -72,6 +72,8 @@ def evaluate(
     directory, name = workdir / "evaluation", f"{split}-{decoding.name(config.decoding)}"
     progress = directory / f"{name}.progress.jsonl"
     check_metrics(evaluation)
+    if evaluation.cider_corpus == "train":
+        open_source(config.data, "train")  # that it is there is known before the work
     rows, losses = caption_split(captioner, source, decoding, progress)
     head = {"split": split, "step": captioner.step, "decoding": asdict(decoding)} | losses
     scores, path = report(directory, name, head, rows, source, config.data, evaluation, captioner)
@@ -193,8 +195,9 @@ def report(
     records = {record.image_id: record for record in map(source.__getitem__, range(len(source)))}
     captions: list[dict[str, Any]] = [{**row, "references": list(records[row["image_id"]].captions)} for row in rows]
     texts, references = [row["caption"] for row in captions], [row["references"] for row in captions]
-    trained_on = captioner and "diversity" in evaluation.metrics and _training_captions(captioner)
-    scores, of_images = score_captions(texts, references, evaluation, training_captions=trained_on or None)
+    weighs = evaluation.cider_corpus == "train"
+    trained_on = _training_captions(data, needed=weighs) if captioner or weighs else None
+    scores, of_images = score_captions(texts, references, evaluation, training_captions=trained_on)
     scores = {**head, "images": len(captions), "dataset": describe(source, data, head["split"]), **scores}
     if isinstance(source, ScenesSource):
         scores["scenes"] = accuracies(texts, [source.scene(row["image_id"]) for row in captions])
@@ -227,12 +230,15 @@ def report(
     return scores, path
 
 
-def _training_captions(captioner: Captioner) -> Iterator[str] | None:
-    """None where the data is no longer there."""
+def _training_captions(data: DataConfig, needed: bool) -> list[tuple[str, ...]] | None:
+    """Of each image; None where the training split is not there and not needed."""
     try:
-        return iterate_captions(open_source(captioner.config.data, "train"))
+        source = open_source(data, "train")
     except DataError:
+        if needed:
+            raise
         return None
+    return [record.captions for record in map(source.__getitem__, range(len(source)))]
 
 
 def _words(words: Sequence[Word]) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
     python scripts/ablate.py --config configs/scenes_ablation.py --seeds 3 --workdir runs/ablation \\
         --vary merger=two_stream,gru,gru_two_stream norm=layer,batch dtype=float16 \\
-               "accumulate=2 training.batch_size=128 steps=800"
+               "accumulate=2 training.batch_size=128 steps=300"
 
 A variation is NAME=VALUE: a field of the experiment, by as much of its dotted name's end as is its own ("norm" for
 model.merger.norm; "merger" for model.merger.kind), and another value. NAME=A,B are two variations; "NAME=A OTHER=B",
@@ -10,7 +10,8 @@ in quotes, is one that changes both. The experiment itself, "base", is always tr
 
 Each run is a run directory of its own under --workdir. Started again, the script goes on where it was, and trains only
 what is missing. `ablation.md` and `ablation.json` there hold, over the seeds, each score's mean and 95 % interval
-(Student's t) and its difference to the base of the same seeds: with few seeds the intervals are wide, as they should be.
+(Student's t) and its difference to the base of the same seeds: with few seeds the intervals are wide, as they should
+be.
 """
 
 import argparse

@@ -5,8 +5,8 @@
 A case is beams x batch. Both sides get the same image vectors (encoding is not timed) and must give the same captions.
 Prints for each case: captions found to differ; pictures a second of both; our time over the peer's, median and range of
 alternated pairs, the second of two calls in each turn; what the peer's arithmetic alone would allow at the rate of this
-machine's matrix product; and the share of the language model's rows that shared prefixes and finished pictures save,
-which the figure shows step by step.
+machine's matrix product; the share of the language model's rows that shared prefixes and finished pictures save, which
+the figure shows step by step; and the memory that our search needs beside the weights, as XLA planned it.
 
 `--as-gpt2-small` widens the run's network to GPT-2 small's size (768 x 12, 50,257 tokens, the merger's published
 widths) without changing what it says: a network of the real size whose language is as sure as a trained one's.
@@ -226,7 +226,9 @@ def main() -> None:
         some = features[:batch]
         jax.block_until_ready(our_search(config, settings, end, count)(model, some))
         jax.effects_barrier()
-        search = our_search(config, settings, end)
+        began = time.perf_counter()
+        search = our_search(config, settings, end).lower(model, some).compile()
+        compiling, memory = time.perf_counter() - began, search.memory_analysis().temp_size_in_bytes
         inputs = torch.full((batch, 1), end), torch.from_numpy(some)
 
         @torch.inference_mode()
@@ -247,7 +249,6 @@ def main() -> None:
         def ours(search=search, some=some):
             return jax.block_until_ready(search(model, some))
 
-        compiling = _seconds(ours)
         found, theirs = np.array(ours().tokens[:, 0]), generate().numpy()
         theirs = np.pad(theirs, ((0, 0), (0, found.shape[1] - theirs.shape[1])), constant_values=end)
         differing = int((found != theirs).any(1).sum())
@@ -262,7 +263,8 @@ def main() -> None:
             f"peer {batch / other:.2f} pictures/s, ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to "
             f"{max(ratios):.2f}); peer's arithmetic alone {batch / bound:.2f} pictures/s; {len(rows)} steps, "
             f"{1 - sum(rows.values()) / sum(peers):.0%} of the rows saved (by step: "
-            f"{' '.join(f'{share:.0f}' for share in saved)}); compiling {compiling:.0f} s",
+            f"{' '.join(f'{share:.0f}' for share in saved)}); {memory / 2**20:.0f} MiB beside the weights; compiling "
+            f"{compiling:.0f} s",
             flush=True,
         )
         axes.plot(saved, marker="o", label=f"{beams} x {batch}")

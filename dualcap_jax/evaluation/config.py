@@ -15,6 +15,9 @@ class EvaluationConfig:
     """Scores computed: sacrebleu's BLEU; COCO-caption's BLEU, ROUGE-L and CIDEr-D; how captions differ; the original's
     BLEU of characters; sacrebleu's chrF and TER; METEOR and SPICE, which need Java and pycocoevalcap."""
 
+    cider_corpus: Literal["references", "train"] = "references"
+    """Which captions tell CIDEr-D how rare an n-gram is: the references, as in papers, or the training split's."""
+
     samples: int = 16
     """Pictures shown with their captions in samples.png; 0 draws none."""
 
@@ -25,6 +28,8 @@ class EvaluationConfig:
         """Reject an impossible value, naming field, value and accepted range."""
         if self.samples < 0:
             raise ValueError(f"evaluation.samples={self.samples}: must be at least 0")
+        if self.cider_corpus not in ("references", "train"):
+            raise ValueError(f"evaluation.cider_corpus={self.cider_corpus!r}: must be 'references' or 'train'")
         for name in self.metrics:
             if name not in get_args(Metric):
                 raise ValueError(

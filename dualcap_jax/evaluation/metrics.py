@@ -1,6 +1,7 @@
 """All scores of captions by name, as one flat dictionary for a report."""
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from jaxtyping import Float
 
 from dualcap_jax.evaluation.bleu import chrf, corpus_bleu, mean_interval, ter
 from dualcap_jax.evaluation.character_bleu import character_bleu_nltk
-from dualcap_jax.evaluation.coco_caption import coco_caption_scores
+from dualcap_jax.evaluation.coco_caption import coco_caption_scores, document_frequencies
 from dualcap_jax.evaluation.config import EvaluationConfig
 from dualcap_jax.evaluation.diversity import diversity
 from dualcap_jax.evaluation.java_metrics import meteor, require, spice
@@ -33,7 +34,7 @@ def score_captions(
     references: Sequence[Sequence[str]],
     config: EvaluationConfig | None = None,
     *,
-    training_captions: Iterable[str] | None = None,
+    training_captions: Iterable[Sequence[str]] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Float[np.ndarray, "image"]]]:
     """Score captions by the metrics that the configuration names.
 
@@ -41,7 +42,8 @@ def score_captions(
         hypotheses: One caption for each image.
         references: Its references, one or more for each image.
         config: The default one unless given.
-        training_captions: What was trained on, for the share of novel captions.
+        training_captions: What was trained on, image by image: for the share of novel captions, and where the
+            configuration asks for it for CIDEr-D's document frequencies.
 
     Returns:
         Of the corpus, what JSON can hold, from 0 to 100 where not said otherwise:
@@ -55,23 +57,29 @@ def score_captions(
         And of each image: `cider_d` (0 to 1000) where coco is asked for.
 
     Raises:
-        ValueError: as `corpus_bleu`.
+        ValueError: as `corpus_bleu`, or where training captions are asked for and not given.
         MetricError: when "meteor" or "spice" lacks what it runs on.
     """
     config = config or EvaluationConfig()
     lowercase = config.lowercase
+    trained_on = None if training_captions is None else list(training_captions)
     scores: dict[str, Any] = {}
     of_images = {}
     if "bleu" in config.metrics:
         scores |= corpus_bleu(hypotheses, references, lowercase=lowercase, resamples=RESAMPLES)
     if "coco" in config.metrics:
-        coco = coco_caption_scores(hypotheses, references)
+        frequencies = None
+        if config.cider_corpus == "train":
+            if trained_on is None:
+                raise ValueError("evaluation.cider_corpus=train: the training captions are not there")
+            frequencies = document_frequencies(trained_on)
+        coco = coco_caption_scores(hypotheses, references, document_frequencies=frequencies)
         scores |= {f"coco_bleu_{order}": 100 * score for order, score in enumerate(coco.bleu, start=1)}
         of_images["cider_d"] = 100 * coco.image_cider_d
         scores |= {"coco_rouge_l": 100 * coco.rouge_l, "coco_cider_d": 100 * coco.cider_d}
         scores["coco_cider_d_interval"] = mean_interval(of_images["cider_d"], resamples=RESAMPLES)
     if "diversity" in config.metrics:
-        told = diversity(hypotheses, training_captions)
+        told = diversity(hypotheses, None if trained_on is None else chain.from_iterable(trained_on))
         scores |= {f"diversity_{key}": value for key, value in told.items()}
     if "character-bleu" in config.metrics:
         scores |= character_bleu_nltk(hypotheses, references)

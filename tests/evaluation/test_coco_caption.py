@@ -44,7 +44,7 @@ def test_ragged_references_score_as_in_pycocoevalcap(examples: list[tuple[str, l
 
 @pytest.mark.skipif(shutil.which("java") is None, reason="pycocoevalcap's tokenizer runs on Java")
 def test_captions_score_as_in_pycocoevalcap_from_text_to_figure():
-    some, images = captions(5000, seed=2), 1000
+    some, images = captions(20_000, seed=2), 4000
     references = [some[n : n + 1 + n % 4] for n in range(images)]
     hypotheses = [some[n + 1] if n % 3 else some[n].upper() for n in range(images)]
     results = PTBTokenizer().tokenize({n: [{"caption": each}] for n, each in enumerate(hypotheses)})

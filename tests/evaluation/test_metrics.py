@@ -13,7 +13,7 @@ from nltk.translate import bleu_score
 from dualcap_jax.evaluation import java_metrics
 from dualcap_jax.evaluation.bleu import corpus_bleu
 from dualcap_jax.evaluation.character_bleu import character_bleu_nltk
-from dualcap_jax.evaluation.coco_caption import coco_caption_scores
+from dualcap_jax.evaluation.coco_caption import coco_caption_scores, document_frequencies
 from dualcap_jax.evaluation.config import EvaluationConfig, Metric
 from dualcap_jax.evaluation.diversity import diversity
 from dualcap_jax.evaluation.metrics import score_captions
@@ -85,9 +85,9 @@ def test_captioners_get_what_they_deserve():
 
 
 def test_the_metrics_asked_for_and_no_others_as_json_can_hold_them():
-    scores = score_captions(PERFECT, REFERENCES, training_captions=["a red disc on a dark ground"])[0]
+    scores = score_captions(PERFECT, REFERENCES, training_captions=[["a red disc on a dark ground"]])[0]
     assert json.loads(json.dumps(scores)) == scores
-    assert scores == score_captions(PERFECT, REFERENCES, EvaluationConfig(), training_captions=[PERFECT[0]])[0]
+    assert scores == score_captions(PERFECT, REFERENCES, EvaluationConfig(), training_captions=[[PERFECT[0]]])[0]
     assert scores["diversity_novel"] == pytest.approx(1 - 1 / len(PERFECT))
     coco = coco_caption_scores(PERFECT, REFERENCES)
     assert scores["coco_cider_d"] == pytest.approx(100 * coco.cider_d)
@@ -103,6 +103,17 @@ def test_the_metrics_asked_for_and_no_others_as_json_can_hold_them():
     )
     with pytest.raises(ValueError, match="no metric is called 'rouge': choose from bleu, coco, diversity"):
         EvaluationConfig(("bleu", "rouge"))
+
+
+def test_cider_d_weighs_by_the_training_captions_where_told():
+    trained_on, config = [["a red disc"], ["a blue star"], ["a green ring"]], EvaluationConfig(("coco",), "train")
+    theirs = coco_caption_scores(PERFECT, REFERENCES, document_frequencies=document_frequencies(trained_on))
+    scores, of_images = score_captions(PERFECT, REFERENCES, config, training_captions=trained_on)
+    assert scores["coco_cider_d"] == pytest.approx(100 * theirs.cider_d)
+    assert scores["coco_cider_d"] != pytest.approx(100 * coco_caption_scores(PERFECT, REFERENCES).cider_d)
+    np.testing.assert_allclose(of_images["cider_d"], 100 * theirs.image_cider_d)
+    with pytest.raises(ValueError, match="evaluation.cider_corpus=train: the training captions are not there"):
+        score_captions(PERFECT, REFERENCES, config)
 
 
 def test_the_worst_caption_ranks_last():
