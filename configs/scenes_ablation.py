@@ -1,4 +1,4 @@
-"""The embedded run for ablations: shorter, and the merger of the published widths, so that each kind can take its own."""
+"""The embedded run for ablations: shorter, its merger of the published widths, so that each kind can take its own."""
 
 from dataclasses import replace
 
