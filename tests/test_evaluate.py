@@ -147,6 +147,21 @@ def test_any_systems_captions_are_scored_by_the_same_code(theirs, capsys):
     assert "training steps" not in page
 
 
+def test_weighing_by_training_captions_needs_them(theirs, workdir, capsys, monkeypatch):
+    root, captions = theirs
+    arguments = ["--cider-corpus", "train", "--metrics", "coco"]
+    code, printed = errors_of(
+        evaluate_command.main, [*arguments, "--captions", captions, "--root", root], capsys, monkeypatch
+    )
+    assert code == 2
+    assert "train" in printed
+    assert not (captions.parent / "evaluation").exists()
+    assert evaluate_command.main([str(workdir), *arguments, "--samples", "0"]) == 0
+    weighed = read(workdir / "evaluation" / "validation-beam2.json")["coco_cider_d"]
+    assert evaluate_command.main([str(workdir), "--metrics", "coco", "--samples", "0"]) == 0
+    assert weighed != read(workdir / "evaluation" / "validation-beam2.json")["coco_cider_d"]
+
+
 def test_captions_of_a_runs_data_need_no_checkpoint(workdir, capsys):
     evaluate_command.main([str(workdir), "--split", "test", "--samples", "0"])
     shutil.rmtree(workdir / "checkpoints")
