@@ -67,11 +67,11 @@ def test_the_merged_network_has_the_logits_and_the_loss_of_the_peer(variant, siz
     logits = jax.jit(lambda model: nnx.merge(graph(config), model["params"], model["batch_stats"])(*ours))
     ours = jnp.asarray(images), jnp.asarray(tokens[:, None]), jnp.asarray(mask[:, None])
     logits = logits(model)
-    ids = torch.from_numpy(tokens)
+    ids, settings = torch.from_numpy(tokens), {"attention_mask": torch.from_numpy(mask), "use_cache": False}
     with torch.inference_mode():
         features = peer.encoder(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
-        theirs = peer(ids, features, torch.from_numpy(mask), use_cache=False).logits
-        swapped = peer(ids, features.flip(0), torch.from_numpy(mask), use_cache=False).logits
+        theirs = peer(ids, features, **settings).logits
+        swapped = peer(ids, features.flip(0), **settings).logits
         loss = torch.nn.functional.cross_entropy(theirs[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).item()
     scale = theirs.abs().max().item()
     assert (theirs - swapped).abs().max().item() > 0.05 * scale  # the pictures matter
