@@ -27,7 +27,6 @@ from dualcap_jax.evaluation.config import EvaluationConfig
 from dualcap_jax.evaluation.html import select, write_html
 from dualcap_jax.evaluation.metrics import check_metrics, score_captions
 from dualcap_jax.evaluation.report import read_reports, samples_figure, write_report
-from dualcap_jax.explain import Word
 from dualcap_jax.training.logs import read_json_lines
 from dualcap_jax.training.step import make_eval_step, mean_losses
 
@@ -212,7 +211,7 @@ def report(
 
     shown = [row for group in select(captions, SHOWN).values() for row in group]
     if captioner:
-        shown = [{**row, "words": _words(captioner.explain_prepared(seen(row), row["caption"]))} for row in shown]
+        shown = [{**row, "words": _words(captioner, seen(row), row["caption"])} for row in shown]
         first = captions[: evaluation.samples]
         samples_figure(
             list(map(seen, first)), texts[: len(first)], references[: len(first)], directory.parent / "samples.png"
@@ -241,7 +240,12 @@ def _training_captions(data: DataConfig, needed: bool) -> list[tuple[str, ...]] 
     return [record.captions for record in map(source.__getitem__, range(len(source)))]
 
 
-def _words(words: Sequence[Word]) -> list[dict[str, Any]]:
+def _words(captioner: Captioner, image: np.ndarray, caption: str) -> list[dict[str, Any]]:
+    """None where the caption, encoded again, is too long for the network: a young one's broken characters can be."""
+    try:
+        words = captioner.explain_prepared(image, caption)
+    except ValueError:
+        return []
     return [{"word": word.text, "log_prob": word.log_prob, "seen": word.seen} for word in words]
 
 

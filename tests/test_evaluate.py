@@ -147,6 +147,17 @@ def test_any_systems_captions_are_scored_by_the_same_code(theirs, capsys):
     assert "training steps" not in page
 
 
+def test_a_caption_too_long_to_explain_is_reported_all_the_same(workdir):
+    captioner = Captioner.load(workdir)
+    data = captioner.config.data
+    source = open_source(data, "validation")
+    rows = [{"image_id": source[place].image_id, "caption": "\ufffd" * 40} for place in range(len(source))]
+    told = {"split": "validation"}, rows, source, data, EvaluationConfig(("bleu",), samples=0), captioner
+    scores, path = scoring.report(workdir / "evaluation", "broken", *told)
+    assert scores["images"] == len(rows)
+    assert "\ufffd" * 40 in path.with_suffix(".html").read_text()
+
+
 def test_weighing_by_training_captions_needs_them(theirs, workdir, capsys, monkeypatch):
     root, captions = theirs
     arguments = ["--cider-corpus", "train", "--metrics", "coco"]
