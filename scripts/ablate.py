@@ -100,27 +100,27 @@ def train(workdir: Path, base: str, setting: Mapping[str, str], seed: int) -> di
     return {**{key: scores[key] for key in COLUMNS}, "right": scores.get("scenes", {}).get("all")}
 
 
-def estimate(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % interval (Student's t); not a number for a single value."""
-    if len(values) < 2:
-        return float(values[0]), float("nan")
-    return float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+def estimate(values: Sequence[float], decimals: int, sign: str = "") -> str:
+    """Mean, and of more than one value half the width of its 95 % interval (Student's t)."""
+    text = f"{np.mean(values):{sign}.{decimals}f}"
+    if len(values) > 1:
+        text += f" ± {stats.t.ppf(0.975, len(values) - 1) * stats.sem(values):.{decimals}f}"
+    return text
 
 
 def table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """The scores of each variation as Markdown, the base's first."""
-    columns = {key: LABELS[key][0] for key in COLUMNS} | {"right": "wholly right, %"}
-    columns = {key: label for key, label in columns.items() if results[BASE][0][key] is not None}
-    lines = [f"| variation | {' | '.join(columns.values())} |", "| --- |" + " ---: |" * len(columns)]
+    columns = {key: LABELS[key] for key in COLUMNS} | {"right": ("wholly right, %", 1)}
+    columns = {key: column for key, column in columns.items() if results[BASE][0][key] is not None}
+    titles = " | ".join(label for label, _ in columns.values())
+    lines = [f"| variation | {titles} |", "| --- |" + " ---: |" * len(columns)]
     for name, runs in results.items():
         cells = []
-        for key in columns:
-            decimals = LABELS[key][1] if key in LABELS else 1
-            mean, half = estimate([run[key] for run in runs])
-            cell = f"{mean:.{decimals}f} ± {half:.{decimals}f}"
+        for key, (_, decimals) in columns.items():
+            cell = estimate([run[key] for run in runs], decimals)
             if name != BASE:
-                change, half = estimate([run[key] - base[key] for run, base in zip(runs, results[BASE], strict=True)])
-                cell += f" ({change:+.{decimals}f} ± {half:.{decimals}f})"
+                changes = [run[key] - base[key] for run, base in zip(runs, results[BASE], strict=True)]
+                cell += f" ({estimate(changes, decimals, '+')})"
             cells.append(cell)
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -61,6 +61,17 @@ def test_variations_are_trained_once_and_tabulated_over_seeds(finished, tmp_path
     assert text in again.stdout
 
 
+def test_one_seed_has_no_interval():
+    from scripts.ablate import table
+
+    runs = {"base": [{"loss": 0.5, "bleu_4": 50.0, "coco_cider_d": 300.0, "right": None}]}
+    runs["norm=layer"] = [{"loss": 0.625, "bleu_4": 49.0, "coco_cider_d": 310.0, "right": None}]
+    assert table(runs).splitlines()[2:] == [
+        "| base | 0.500 | 50.0 | 300.0 |",
+        "| norm=layer | 0.625 (+0.125) | 49.0 (-1.0) | 310.0 (+10.0) |",
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
