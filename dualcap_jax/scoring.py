@@ -195,7 +195,8 @@ def report(
     captions: list[dict[str, Any]] = [{**row, "references": list(records[row["image_id"]].captions)} for row in rows]
     texts, references = [row["caption"] for row in captions], [row["references"] for row in captions]
     weighs = evaluation.cider_corpus == "train"
-    trained_on = _training_captions(data, needed=weighs) if captioner or weighs else None
+    novelty = captioner is not None and "diversity" in evaluation.metrics
+    trained_on = _training_captions(data, needed=weighs) if novelty or weighs else None
     scores, of_images = score_captions(texts, references, evaluation, training_captions=trained_on)
     scores = {**head, "images": len(captions), "dataset": describe(source, data, head["split"]), **scores}
     if isinstance(source, ScenesSource):

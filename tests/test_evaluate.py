@@ -165,7 +165,7 @@ def test_weighing_by_training_captions_needs_them(theirs, workdir, capsys, monke
         evaluate_command.main, [*arguments, "--captions", captions, "--root", root], capsys, monkeypatch
     )
     assert code == 2
-    assert "train" in printed
+    assert "has no split 'train'; it has validation" in printed
     assert not (captions.parent / "evaluation").exists()
     assert evaluate_command.main([str(workdir), *arguments, "--samples", "0"]) == 0
     weighed = read(workdir / "evaluation" / "validation-beam2.json")["coco_cider_d"]
