@@ -44,7 +44,8 @@ def keep_freed_memory() -> None:
     """Let glibc keep what it is given back, for the next step.
 
     XLA on CPU frees its buffers after each step; handing them to the kernel and getting them back as zeroed pages cost
-    a quarter of a small network's training time.
+    a quarter of a small network's training time. Blocks of over 64 MiB come anew all the same, as its threads' arenas
+    hold no larger ones; a single arena for all threads (M_ARENA_MAX) keeps them, but made small networks slower.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         trim_threshold, mmap_max = -1, -4  # of malloc.h

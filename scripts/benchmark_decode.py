@@ -6,16 +6,18 @@ A case is beams x batch. Both sides get the same image vectors (encoding is not 
 Prints for each case: captions found to differ; pictures a second of both; our time over the peer's, median and range of
 alternated pairs, the second of two calls in each turn; what the peer's arithmetic alone would allow at the rate of this
 machine's matrix product; the share of the language model's rows that shared prefixes and finished pictures save, which
-the figure shows step by step; and the memory that our search needs beside the weights, as XLA planned it.
+the figure shows step by step; and the memory that our search needs beside the weights, as XLA
+planned it. As in our commands, glibc keeps freed memory, by which the peer gains too.
 
 `--as-gpt2-small` widens the run's network to GPT-2 small's size (768 x 12, 50,257 tokens, the merger's published
 widths) without changing what it says: a network of the real size whose language is as sure as a trained one's.
 """
 
 import argparse
+import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -29,8 +31,7 @@ from matplotlib.figure import Figure
 from torch_peer import TorchCaptioner
 from transformers import GPT2Config
 
-from dualcap_jax import Captioner
-from dualcap_jax.cli import keep_freed_memory
+from dualcap_jax import Captioner, cli
 from dualcap_jax.config import ExperimentConfig
 from dualcap_jax.data.images import prepare_image
 from dualcap_jax.data.sources import open_source
@@ -175,23 +176,32 @@ def _second_call(job: Callable[[], object]) -> float:
     return _seconds(job)
 
 
-def main() -> None:
+def _case(text: str) -> tuple[int, int]:
+    """Beams and batch of such as 5x8."""
+    if not re.fullmatch("[1-9][0-9]*x[1-9][0-9]*", text):
+        raise argparse.ArgumentTypeError(f"{text}: must be beams x batch, such as 5x8")
+    beams, batch = map(int, text.split("x"))
+    return beams, batch
+
+
+def main(arguments: Sequence[str]) -> int:
     """Time each case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workdir", help="a run with the skip_mlp merger, such as the embedded default")
     parser.add_argument("--as-gpt2-small", action="store_true")
-    parser.add_argument(
-        "--cases", nargs="+", default=["1x1", "1x8", "1x64", "5x1", "5x8", "5x64", "64x1", "64x8", "256x1"]
-    )
+    cases = ["1x1", "1x8", "1x64", "5x1", "5x8", "5x64", "64x1", "64x8", "256x1"]
+    parser.add_argument("--cases", nargs="+", type=_case, default=list(map(_case, cases)), metavar="BEAMSxBATCH")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--figure", help="PNG file: share of rows saved, step by step")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    if args.repeats < 1:
+        parser.error(f"--repeats {args.repeats}: must be at least 1")
 
-    keep_freed_memory()  # as our commands do; the peer gains by it too
     captioner = Captioner.load(args.workdir)
+    if (kind := captioner.config.model.merger.kind) != "skip_mlp":
+        parser.error(f"{args.workdir}: its merger is {kind}, the peer has skip_mlp alone")
     end, source = captioner.tokenizer.end_id, open_source(captioner.config.data, "test")
-    cases = [tuple(map(int, case.split("x"))) for case in args.cases]
-    data, needed = captioner.config.data, max(batch for _, batch in cases)
+    data, needed = captioner.config.data, max(batch for _, batch in args.cases)
     if needed > len(source):
         parser.error(f"--cases: a batch of {needed}, but the test split has {len(source)} pictures")
     pictures = np.stack(
@@ -216,7 +226,7 @@ def main() -> None:
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
-    for beams, batch in cases:
+    for beams, batch in args.cases:
         settings = replace(config.decoding, num_beams=beams, num_return_sequences=1)
         rows: dict[int, int] = {}
 
@@ -273,7 +283,8 @@ def main() -> None:
         axes.legend(title="beams x pictures", frameon=False)
         axes.grid(alpha=0.25)
         figure.savefig(args.figure, dpi=130)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -14,6 +14,7 @@ pictures, and as a figure:
 
 import argparse
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
@@ -21,7 +22,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from what_is_seen import bare_words, estimate
 
-from dualcap_jax import Captioner
+from dualcap_jax import Captioner, cli
 from dualcap_jax.data.scenes import Scene
 from dualcap_jax.data.scenes_captions import parse_caption
 from dualcap_jax.data.scenes_drawing import cells
@@ -108,14 +109,14 @@ def show(title: str, values: dict, axes) -> None:
     axes.legend(fontsize=7)
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> int:
     """Print the tables, draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workdir")
-    parser.add_argument("--split", default="test")
+    parser.add_argument("--split", default="test", choices=["train", "validation", "test"])
     parser.add_argument("--images", type=int, default=1000, help="more than the run's own split has are drawn")
     parser.add_argument("--out", default="grounding.png")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     captioner = Captioner.load(args.workdir)
     data = captioner.config.data
     if data.root:
@@ -127,7 +128,8 @@ def main() -> None:
     show("Change of log-probability when painted over, nats", changes, panels[0])
     show("Grad-CAM's maximum in the group's box, share, by stride", hits, panels[1])
     figure.savefig(args.out, dpi=120)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

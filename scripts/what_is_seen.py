@@ -9,11 +9,12 @@ standard error over the captions that have words of the kind.
 
 import argparse
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from dualcap_jax import Caption, Captioner
+from dualcap_jax import Caption, Captioner, cli
 from dualcap_jax.data.scenes import COLOURS, SHAPES
 from dualcap_jax.data.sources import open_source
 
@@ -67,14 +68,14 @@ def by_kind(captions: list[Caption], out: str) -> None:
     figure.savefig(out, dpi=120)
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workdir")
     parser.add_argument("--split", default="test")
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--out", default="what_is_seen.png")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     captioner = Captioner.load(args.workdir)
     source = open_source(captioner.config.data, args.split)
     pictures = [source[index].read_image() for index in range(min(args.images, len(source)))]
@@ -88,7 +89,8 @@ def main() -> None:
         print(f"{text:<16}{len(seen[text]):>6}{mean:>+8.2f}")
     if not captioner.config.data.root:
         by_kind(captions, args.out)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)
