@@ -17,13 +17,15 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 from safetensors.numpy import save_file
 
-from dualcap_jax.config import ConfigError, ExperimentConfig, load_json, save_json
+from dualcap_jax.config import ExperimentConfig, load_json, save_json
 from dualcap_jax.data.images import crop_image, decode_image, upright_rgb
 from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer
 from dualcap_jax.decoding.beam_search import BeamSearchResult, beam_search
 from dualcap_jax.decoding.config import DecodingConfig
 from dualcap_jax.decoding.sampling import sample
+from dualcap_jax.errors import ConfigError
 from dualcap_jax.explain import STRIDES, Word, find_word, join_words, log_probs, usual_stride, word_map, word_spans
+from dualcap_jax.files import replacing, write_text
 from dualcap_jax.pretrained.files import locate, read_tensors
 from dualcap_jax.pretrained.tables import PretrainedError, export, own_table, port
 from dualcap_jax.training.checkpoints import Which, restore_model
@@ -158,12 +160,11 @@ class Captioner:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         tensors = export(own_table(self.model), self.model) | {"step": np.array(self.step)}
-        partial_file = directory / "model.safetensors.partial"
-        save_file(tensors, partial_file)
-        partial_file.replace(directory / "model.safetensors")
+        with replacing(directory / "model.safetensors") as file:
+            save_file(tensors, file)
         self.tokenizer.save(directory)
         save_json(self.config, directory / "config.json")
-        (directory / "README.md").write_text(self._model_card())
+        write_text(directory / "README.md", self._model_card())
 
     def _model_card(self) -> str:
         config = self.config

@@ -8,13 +8,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from dualcap_jax.config import ConfigError
-from dualcap_jax.data.images import ImageError
-from dualcap_jax.data.records import DataError
-from dualcap_jax.evaluation.java_metrics import MetricError
-from dualcap_jax.pretrained.tables import PretrainedError
-from dualcap_jax.training.checkpoints import CheckpointError
-from dualcap_jax.training.loop import LossNotFinite, TrainingStopped
+from dualcap_jax.errors import ConfigError, Stopped, UserError
 
 T = TypeVar("T")
 
@@ -59,19 +53,16 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()
-    except TrainingStopped as stop:
+    except Stopped as stop:
         print(stop, file=sys.stderr)
-        code = stop.code
+        code = stop.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # the reader, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
-    except LossNotFinite as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        code = 1
-    except (ConfigError, DataError, CheckpointError, ImageError, MetricError, PretrainedError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
+        code = error.exit_code if isinstance(error, UserError) else 2
     sys.exit(code)

@@ -12,15 +12,13 @@ from typing import Any, TypeVar
 
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.decoding.config import DecodingConfig
+from dualcap_jax.errors import ConfigError
 from dualcap_jax.evaluation.config import EvaluationConfig
+from dualcap_jax.files import write_text
 from dualcap_jax.models.dual import ModelConfig
 from dualcap_jax.training.config import TrainingConfig
 
 T = TypeVar("T")
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be read or does not fit together."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +78,7 @@ def load_experiment(path: str | os.PathLike) -> ExperimentConfig:
 
 def save_json(config: ExperimentConfig, path: str | os.PathLike) -> None:
     """Write the configuration as JSON, whole or not at all."""
-    partial = Path(path).with_suffix(".partial")
-    partial.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-    partial.replace(path)
+    write_text(path, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
 
 
 def load_json(path: str | os.PathLike) -> ExperimentConfig:

@@ -9,11 +9,12 @@ import tyro
 
 from dualcap_jax import cli
 from dualcap_jax.captioner import Captioner
-from dualcap_jax.config import ConfigError, load_json
+from dualcap_jax.config import load_json
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.records import DataError
 from dualcap_jax.data.sources import fitting, open_source, refuse_shared_images
 from dualcap_jax.decoding.config import DecodingConfig
+from dualcap_jax.errors import ConfigError
 from dualcap_jax.evaluation.config import EvaluationConfig
 from dualcap_jax.evaluation.report import scores_table
 from dualcap_jax.scoring import COCO_NAME, evaluate, read_captions, report

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from PIL import Image
 
 from dualcap_jax.data.text import CaptionTokenizer, normalize_caption
+from dualcap_jax.errors import UserError
 
 STRIDES = (2, 4, 8, 16, 32)
 """Of the encoder's feature maps, in pixels."""
@@ -24,7 +25,7 @@ LEAST_SIDE = 256
 """Pixels that an overlay's sides have at least, whatever the network's input size."""
 
 
-class WordError(ValueError):
+class WordError(UserError):
     """A word that the caption does not hold."""
 
 

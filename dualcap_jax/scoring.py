@@ -27,6 +27,7 @@ from dualcap_jax.evaluation.config import EvaluationConfig
 from dualcap_jax.evaluation.html import select, write_html
 from dualcap_jax.evaluation.metrics import check_metrics, score_captions
 from dualcap_jax.evaluation.report import read_reports, samples_figure, write_report
+from dualcap_jax.files import write_text
 from dualcap_jax.training.logs import read_json_lines
 from dualcap_jax.training.step import make_eval_step, mean_losses
 
@@ -105,10 +106,7 @@ def caption_split(
     captions = list(chain.from_iterable(batch["captions"] for batch in done))
     start = _place_after(source, captions[-1]["image_id"], len(captions)) if captions else 0
 
-    progress.parent.mkdir(parents=True, exist_ok=True)
-    partial = progress.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(line) + "\n" for line in (header, *done)))
-    partial.replace(progress)
+    write_text(progress, "".join(json.dumps(line) + "\n" for line in (header, *done)))
     eval_step = make_eval_step(captioner.config.model)
     with progress.open("a", buffering=1) as file, tqdm(total=len(source), unit="image", disable=None) as bar:
         bar.update(start)

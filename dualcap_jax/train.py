@@ -15,7 +15,6 @@ import tyro
 from dualcap_jax import cli
 from dualcap_jax.captioner import Captioner
 from dualcap_jax.config import (
-    ConfigError,
     ExperimentConfig,
     differences,
     load_experiment,
@@ -26,6 +25,7 @@ from dualcap_jax.data.pipeline import eval_batches, train_iterator
 from dualcap_jax.data.records import Source
 from dualcap_jax.data.sources import iterate_captions, open_source, refuse_shared_images
 from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer, train_tokenizer
+from dualcap_jax.errors import ConfigError
 from dualcap_jax.evaluation.report import curves_figure, summary
 from dualcap_jax.models.dual import ModelConfig
 from dualcap_jax.pretrained.files import locate

@@ -27,8 +27,11 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from dualcap_jax.config import ConfigError, ExperimentConfig, load_experiment
+from dualcap_jax import cli
+from dualcap_jax.config import ExperimentConfig, load_experiment
+from dualcap_jax.errors import ConfigError
 from dualcap_jax.evaluation.report import LABELS, read_reports
+from dualcap_jax.files import write_text
 
 BASE = "base"
 COLUMNS = ("loss", "bleu_4", "coco_cider_d")
@@ -126,22 +129,18 @@ def table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Train what is missing, write the table; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="", help="experiment file; the embedded one unless given")
     parser.add_argument("--vary", nargs="+", required=True, metavar="NAME=VALUE")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each variation, from 0")
     parser.add_argument("--workdir", type=Path, default=Path("runs/ablation"))
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.seeds < 1:
         parser.error(f"--seeds {args.seeds}: must be at least 1")
-    try:
-        config = load_experiment(args.config) if args.config else ExperimentConfig()
-        settings = variations(args.vary, config)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    config = load_experiment(args.config) if args.config else ExperimentConfig()
+    settings = variations(args.vary, config)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in settings}
     for seed in range(args.seeds):  # seed by seed, so that a first answer is there early
         for name, setting in settings.items():
@@ -149,10 +148,10 @@ def main() -> int:
             results[name].append(train(args.workdir / folder, args.config, setting, seed))
         text = table(results)
         print(text, flush=True)
-        (args.workdir / "ablation.md").write_text(text + "\n")
-        (args.workdir / "ablation.json").write_text(json.dumps(results, indent=2) + "\n")
+        write_text(args.workdir / "ablation.md", text + "\n")
+        write_text(args.workdir / "ablation.json", json.dumps(results, indent=2) + "\n")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

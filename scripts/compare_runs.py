@@ -10,7 +10,6 @@ paired approximate randomization over 10,000 trials (BLEU: sacrebleu's; CIDEr-D:
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -21,6 +20,8 @@ from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 from scipy.stats import permutation_test
 
+from dualcap_jax import cli
+from dualcap_jax.errors import UserError
 from dualcap_jax.evaluation.config import EvaluationConfig
 from dualcap_jax.evaluation.metrics import score_captions
 from dualcap_jax.evaluation.report import read_reports
@@ -28,7 +29,7 @@ from dualcap_jax.evaluation.report import read_reports
 TRIALS = 10_000
 
 
-class NotComparable(ValueError):
+class NotComparable(UserError):
     """What cannot be put side by side, told in a sentence."""
 
 
@@ -102,21 +103,17 @@ def table(names: Sequence[str], results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Print the table; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "runs", nargs="+", help="run directories, or JSON files of evaluations; the first is compared with"
     )
     parser.add_argument("--evaluation", default="validation-beam5", help="which of a run directory's")
-    args = parser.parse_args()
-    try:
-        print(table(args.runs, compare([read(run, args.evaluation) for run in args.runs])))
-    except NotComparable as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    args = parser.parse_args(arguments)
+    print(table(args.runs, compare([read(run, args.evaluation) for run in args.runs])))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

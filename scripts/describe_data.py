@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +19,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from dualcap_jax import cli
 from dualcap_jax.data.images import ImageError, decode_image
-from dualcap_jax.data.records import DataError, Record, Source
+from dualcap_jax.data.records import Record, Source
 from dualcap_jax.data.sources import fitting, iterate_captions, open_source
 from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer, train_tokenizer
+from dualcap_jax.files import replacing, write_text
 
 
 @dataclass
@@ -118,11 +121,12 @@ def draw(found: Description, max_length: int, path: Path) -> None:
         xlabel="tokens, both framing ones included", ylabel="captions", title=f"{len(found.lengths):,} captions"
     )
     lengths.legend()
-    figure.savefig(path, dpi=120)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=120)
 
 
-def main() -> int:
-    """Describe; the exit code is 2 where there is nothing to describe."""
+def main(arguments: Sequence[str]) -> int:
+    """Describe a split."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", help="the set, as --data.root")
     parser.add_argument("--split", default="train", help="(%(default)s)")
@@ -131,27 +135,24 @@ def main() -> int:
     parser.add_argument("--vocab-size", type=int, default=1024, help="of the trained one (%(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="(%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("description"), help="files to write, without ending")
-    args = parser.parse_args()
-    try:
-        source = open_source(fitting(args.root, on_error="skip"), args.split)
-        trained = None if args.tokenizer else train_tokenizer(iterate_captions(source), args.vocab_size)
-        tokenizer = trained or load_tokenizer(args.tokenizer)
-        found = describe(source, tokenizer, args.threads)
-        rows = table(found, source, args.max_length)
-        width = max(len(name) for name, _ in rows)
-        print("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
-        for message in list(source.faults.skipped)[:20]:
-            print(f"  {message}")
-        lines = [f"# {args.root}, {args.split}", "", "| | |", "| --- | ---: |"]
-        lines += [f"| {name} | {value} |" for name, value in rows]
-        args.out.with_suffix(".md").write_text("\n".join([*lines, "", *map("- {}".format, source.faults.skipped), ""]))
-        draw(found, args.max_length, args.out.with_suffix(".png"))
-    except (DataError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    args = parser.parse_args(arguments)
+    source = open_source(fitting(args.root, on_error="skip"), args.split)
+    trained = None if args.tokenizer else train_tokenizer(iterate_captions(source), args.vocab_size)
+    tokenizer = trained or load_tokenizer(args.tokenizer)
+    found = describe(source, tokenizer, args.threads)
+    rows = table(found, source, args.max_length)
+    width = max(len(name) for name, _ in rows)
+    print("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
+    for message in list(source.faults.skipped)[:20]:
+        print(f"  {message}")
+    lines = [f"# {args.root}, {args.split}", "", "| | |", "| --- | ---: |"]
+    lines += [f"| {name} | {value} |" for name, value in rows]
+    text = "\n".join([*lines, "", *map("- {}".format, source.faults.skipped), ""])
+    write_text(args.out.with_suffix(".md"), text)
+    draw(found, args.max_length, args.out.with_suffix(".png"))
     print(f"written: {args.out.with_suffix('.md')}, {args.out.with_suffix('.png')}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

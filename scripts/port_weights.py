@@ -10,7 +10,7 @@ dict it is a whole captioner, for `Captioner.from_pretrained` and the commands.
 import argparse
 import json
 import shutil
-import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -18,10 +18,10 @@ from typing import get_args
 import jax
 from safetensors.numpy import save_file
 
-from dualcap_jax.captioner import Captioner
+from dualcap_jax import Captioner, cli
 from dualcap_jax.config import load_experiment
-from dualcap_jax.data.records import DataError
 from dualcap_jax.data.text import load_tokenizer
+from dualcap_jax.files import replacing, write_text
 from dualcap_jax.models.dual import ModelConfig
 from dualcap_jax.models.efficientnet import NORMALIZATIONS, EfficientNetConfig, Variant
 from dualcap_jax.models.gpt2 import GPT2Config
@@ -41,9 +41,9 @@ def print_table(table: list[Entry], tensors: Tensors) -> None:
 
 def write(tree: dict, part: str, config: dict, out: Path) -> None:
     """The arrays of one part, and the config.json beside them."""
-    out.mkdir(parents=True, exist_ok=True)
-    save_file(export(own_table(tree, (part,)), tree), out / "model.safetensors")
-    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    with replacing(out / "model.safetensors") as file:
+        save_file(export(own_table(tree, (part,)), tree), file)
+    write_text(out / "config.json", json.dumps(config, indent=2) + "\n")
 
 
 def port_encoder(source: str, tensors: Tensors, variant: str | None, out: Path) -> None:
@@ -97,33 +97,29 @@ def port_original(source: str, tensors: Tensors, tokenizer: str, out: Path) -> N
     print(f"{len(jax.tree.leaves(model))} tensors from {source}: a whole captioner")
 
 
-def main() -> int:
-    """Port what the source holds; the exit code is 2 where it cannot be."""
+def main(arguments: Sequence[str]) -> int:
+    """Port what the source holds."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("source")
     parser.add_argument("out", type=Path)
     parser.add_argument("--variant", help="of an EfficientNet whose name does not tell")
     parser.add_argument("--revision", help="of a model on the hub")
     parser.add_argument("--tokenizer", default="gpt2", help="of the original's captioner: hub name or directory")
-    args = parser.parse_args()
-    try:
-        if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-            raise PretrainedError(f"{args.out}: exists; give a new directory or an empty one")
-        path = locate(args.source, args.revision)
-        source, tensors = args.source if args.revision is None else str(path), read_tensors(path)
-        if "encoder1.weight" in tensors:
-            port_original(source, tensors, args.tokenizer, args.out)
-        elif any(name.endswith("wte.weight") for name in tensors):
-            port_language(source, tensors, args.out)
-        else:
-            port_encoder(source, tensors, args.variant, args.out)
-    except (PretrainedError, DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    args = parser.parse_args(arguments)
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+        raise PretrainedError(f"{args.out}: exists; give a new directory or an empty one")
+    path = locate(args.source, args.revision)
+    source, tensors = args.source if args.revision is None else str(path), read_tensors(path)
+    if "encoder1.weight" in tensors:
+        port_original(source, tensors, args.tokenizer, args.out)
+    elif any(name.endswith("wte.weight") for name in tensors):
+        port_language(source, tensors, args.out)
+    else:
+        port_encoder(source, tensors, args.variant, args.out)
     size = (args.out / "model.safetensors").stat().st_size
     print(f"written: {args.out} ({size / 2**20:.1f} MiB)")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

@@ -11,12 +11,13 @@ reads. A preparation that was stopped goes on where it was; a reader never sees 
 
 import argparse
 import os
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 
+from dualcap_jax import cli
 from dualcap_jax.data.coco_captions_2017 import PUBLISHED, CocoCaptions2017, CocoConfig
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.prepare import CaptionsBuilder, FolderCaptions, FolderConfig, Pictures, prepare
@@ -24,8 +25,8 @@ from dualcap_jax.data.prepared import read_metadata
 from dualcap_jax.data.records import DataError
 
 
-def main() -> int:
-    """Prepare; the exit code is 2 where that can't be done."""
+def main(arguments: Sequence[str]) -> int:
+    """Prepare a set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manual-dir", type=Path, help="directory of COCO's downloads")
     parser.add_argument("--folder", type=Path, help="a set of one's own, instead")
@@ -39,26 +40,22 @@ def main() -> int:
     parser.add_argument("--on-error", choices=["raise", "skip"], default="raise", help="broken entries (%(default)s)")
     parser.add_argument("--validation-fraction", type=float, default=DataConfig.validation_fraction)
     parser.add_argument("--split-seed", type=int, default=DataConfig.split_seed)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     logging.set_verbosity(logging.ERROR)  # tfds tells the name of every configuration
-    try:
-        if (args.manual_dir is None) == (args.folder is None):
-            raise DataError("give --manual-dir (COCO's downloads) or --folder (a set of one's own)")
-        source = args.manual_dir or args.folder
-        if not source.is_dir():
-            raise DataError(f"'{source}' is not a directory")
-        if args.threads < 1:
-            raise DataError(f"--threads {args.threads}: must be at least 1")
-        pictures = None
-        if args.image_size is not None:
-            resize = args.resize or args.image_size
-            pictures = Pictures(args.image_size, resize, args.interpolation, args.quality)
-        common: dict[str, Any] = {"pictures": pictures, "on_error": args.on_error, "threads": args.threads}
-        builder = make_builder(args, common)
-        directory = prepare(builder, source)
-    except (DataError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if (args.manual_dir is None) == (args.folder is None):
+        raise DataError("give --manual-dir (COCO's downloads) or --folder (a set of one's own)")
+    source = args.manual_dir or args.folder
+    if not source.is_dir():
+        raise DataError(f"'{source}' is not a directory")
+    if args.threads < 1:
+        raise DataError(f"--threads {args.threads}: must be at least 1")
+    pictures = None
+    if args.image_size is not None:
+        resize = args.resize or args.image_size
+        pictures = Pictures(args.image_size, resize, args.interpolation, args.quality)
+    common: dict[str, Any] = {"pictures": pictures, "on_error": args.on_error, "threads": args.threads}
+    builder = make_builder(args, common)
+    directory = prepare(builder, source)
     report(builder, directory, None if args.folder else PUBLISHED[args.division])
     return 0
 
@@ -95,4 +92,4 @@ def report(builder: CaptionsBuilder, directory: Path, published: dict[str, int] 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

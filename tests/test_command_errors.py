@@ -6,7 +6,8 @@ import pytest
 
 from dualcap_jax import caption, train
 from dualcap_jax.cli import run as run_main
-from dualcap_jax.config import ConfigError, ExperimentConfig, load_experiment, load_json, save_json
+from dualcap_jax.config import ExperimentConfig, load_experiment, load_json, save_json
+from dualcap_jax.errors import ConfigError
 
 
 def errors_of(main, args, capsys, monkeypatch) -> tuple[int, str]:

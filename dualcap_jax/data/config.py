@@ -3,11 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-
-def require(condition: bool, name: str, value: object, message: str) -> None:
-    """Raise `ValueError` naming field and value unless `condition` holds."""
-    if not condition:
-        raise ValueError(f"{name}={value!r}: {message}")
+from dualcap_jax.errors import require
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from dualcap_jax.errors import UserError
+
 try:
     import simplejpeg
 except ImportError:  # there is no wheel for every platform
@@ -25,7 +27,7 @@ Interpolation = Literal["bilinear", "bicubic"]
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
-class ImageError(ValueError):
+class ImageError(UserError):
     """The bytes are no picture that can be read, and why."""
 
 

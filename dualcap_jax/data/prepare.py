@@ -25,12 +25,14 @@ from filelock import FileLock, Timeout
 from PIL import Image
 from tqdm import tqdm
 
-from dualcap_jax.data.config import DataConfig, require
+from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.folders import SPLITS, Entry
 from dualcap_jax.data.images import ImageError, Interpolation, crop_image, decode_image
 from dualcap_jax.data.prepared import RecordsSource, read_metadata
 from dualcap_jax.data.records import DataError, Faults
 from dualcap_jax.data.sources import read_entries
+from dualcap_jax.errors import require
+from dualcap_jax.files import replacing
 
 SHARD = 1000
 """Pictures in a file: as many are in memory at once."""
@@ -180,7 +182,8 @@ class CaptionsBuilder(tfds.core.ShardBasedBuilder):
         cropped = crop_image(image, pictures.image_size, pictures.resize, pictures.interpolation)
         Image.fromarray(cropped).save(encoded, "JPEG", quality=pictures.quality)
         if kept:
-            write_whole(kept, encoded.getvalue())
+            with replacing(kept) as partial:
+                partial.write_bytes(encoded.getvalue())
         return encoded.getvalue(), image.size
 
 
@@ -222,17 +225,6 @@ def map_ahead(function: Callable[[T], U], items: Iterable[T], threads: int) -> I
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that is either there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def prepare(builder: CaptionsBuilder, source: Path) -> Path:

@@ -8,8 +8,10 @@ from typing import Literal, Protocol
 import numpy as np
 from jaxtyping import Int
 
+from dualcap_jax.errors import UserError
 
-class DataError(ValueError):
+
+class DataError(UserError):
     """A fault in the data, told in a sentence that names the file and the place in it."""
 
 

@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from dualcap_jax.errors import require
+
 
 @dataclass(frozen=True)
 class DecodingConfig:
@@ -93,38 +95,27 @@ class DecodingConfig:
             ("num_return_sequences", 1),
             ("batch_size", 1),
         ]:
-            value = getattr(self, name)
-            if not least <= value < float("inf"):
-                raise ValueError(f"decoding.{name}={value}: must be at least {least}")
-        if self.num_return_sequences > self.num_beams and not self.do_sample:
-            raise ValueError(
-                f"decoding.num_return_sequences={self.num_return_sequences}: "
-                f"must be at most decoding.num_beams={self.num_beams}"
-            )
-        if self.num_beams % self.num_beam_groups:
-            raise ValueError(
-                f"decoding.num_beam_groups={self.num_beam_groups}: must divide decoding.num_beams={self.num_beams}"
-            )
-        if (self.num_beam_groups > 1) != (self.diversity_penalty > 0):
-            raise ValueError(
-                f"decoding.num_beam_groups={self.num_beam_groups} and diversity_penalty={self.diversity_penalty}: "
-                "diverse beam search needs more than 1 group and a penalty above 0, any other neither"
-            )
-        if self.min_length > self.max_length:
-            raise ValueError(
-                f"decoding.min_length={self.min_length}: must be at most decoding.max_length={self.max_length}"
-            )
+            self._require(least <= getattr(self, name) < float("inf"), name, f"must be at least {least}")
+        beams = self.num_beams
+        enough = self.num_return_sequences <= beams or self.do_sample
+        self._require(enough, "num_return_sequences", f"must be at most decoding.num_beams={beams}")
+        self._require(beams % self.num_beam_groups == 0, "num_beam_groups", f"must divide decoding.num_beams={beams}")
+        self._require(
+            (self.num_beam_groups > 1) == (self.diversity_penalty > 0),
+            "num_beam_groups",
+            f"decoding.diversity_penalty is {self.diversity_penalty}; diverse beam search needs more than 1 group and "
+            "a penalty above 0, any other search neither",
+        )
+        fits = self.min_length <= self.max_length
+        self._require(fits, "min_length", f"must be at most decoding.max_length={self.max_length}")
         for name in ("repetition_penalty", "temperature"):
-            value = getattr(self, name)
-            if not 0 < value < float("inf"):
-                raise ValueError(f"decoding.{name}={value}: must be more than 0")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"decoding.top_p={self.top_p}: must be more than 0 and at most 1")
-        if not 0 <= self.min_p <= 1:
-            raise ValueError(f"decoding.min_p={self.min_p}: must be 0 to 1")
-        if not all(word.strip() for word in self.bad_words):
-            raise ValueError(f"decoding.bad_words={self.bad_words!r}: must not hold an empty word")
-        if not abs(self.length_penalty) < float("inf"):
-            raise ValueError(f"decoding.length_penalty={self.length_penalty}: must be a finite number")
-        if not (isinstance(self.early_stopping, bool) or self.early_stopping == "never"):
-            raise ValueError(f"decoding.early_stopping={self.early_stopping!r}: must be True, False or 'never'")
+            self._require(0 < getattr(self, name) < float("inf"), name, "must be more than 0")
+        self._require(0 < self.top_p <= 1, "top_p", "must be more than 0 and at most 1")
+        self._require(0 <= self.min_p <= 1, "min_p", "must be 0 to 1")
+        self._require(all(word.strip() for word in self.bad_words), "bad_words", "must not hold an empty word")
+        self._require(abs(self.length_penalty) < float("inf"), "length_penalty", "must be a finite number")
+        known = isinstance(self.early_stopping, bool) or self.early_stopping == "never"
+        self._require(known, "early_stopping", "must be True, False or 'never'")
+
+    def _require(self, condition: bool, name: str, accepted: str) -> None:
+        require(condition, f"decoding.{name}", getattr(self, name), accepted)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from dualcap_jax.errors import require
+
 Metric = Literal["bleu", "coco", "diversity", "character-bleu", "chrf", "ter", "meteor", "spice"]
 """A group of scores that `metrics.score_captions` knows."""
 
@@ -26,12 +28,11 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         """Reject an impossible value, naming field, value and accepted range."""
-        if self.samples < 0:
-            raise ValueError(f"evaluation.samples={self.samples}: must be at least 0")
-        if self.cider_corpus not in ("references", "train"):
-            raise ValueError(f"evaluation.cider_corpus={self.cider_corpus!r}: must be 'references' or 'train'")
+        require(self.samples >= 0, "evaluation.samples", self.samples, "must be at least 0")
+        corpus = self.cider_corpus
+        require(corpus in ("references", "train"), "evaluation.cider_corpus", corpus, "must be 'references' or 'train'")
         for name in self.metrics:
-            if name not in get_args(Metric):
-                raise ValueError(
-                    f"evaluation.metrics: no metric is called {name!r}: choose from {', '.join(get_args(Metric))}"
-                )
+            known = ", ".join(get_args(Metric))
+            require(
+                name in known, "evaluation.metrics", name, f"there is no such metric; choose from {', '.join(known)}"
+            )

@@ -14,8 +14,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from dualcap_jax.evaluation.published import COLUMNS, ORIGINAL_CHARACTER_BLEU, PROTOCOL, PUBLISHED
-from dualcap_jax.evaluation.report import LABELS, is_number, repetition, write_text
+from dualcap_jax.evaluation.report import LABELS, is_number, repetition
 from dualcap_jax.evaluation.svg import plot
+from dualcap_jax.files import write_text
 
 MEASURES = [key for key in LABELS if not key.startswith(("bleu_", "coco_", "character_"))]
 """Scores that stand by themselves, in no table beside others."""
@@ -107,7 +108,6 @@ def write_html(
         _pictures([row for row in captions if row["image_id"] in pictures], pictures),
     ]
     head = HEAD.format(title=_text(name), style=STYLE.read_text(encoding="utf-8"))
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "\n".join(filter(None, [head, *parts, "</main></body></html>\n"])))
 
 

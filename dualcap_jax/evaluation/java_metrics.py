@@ -7,11 +7,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from dualcap_jax.errors import UserError
 from dualcap_jax.evaluation.inputs import check_captions
 from dualcap_jax.evaluation.ptb import tokenize
 
 
-class MetricError(Exception):
+class MetricError(UserError):
     """What a score needs isn't here; the message says how to mend it."""
 
 

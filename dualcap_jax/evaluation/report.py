@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
+
+from dualcap_jax.files import replacing, write_text
 
 LABELS = {
     "bleu_1": ("BLEU-1", 1),
@@ -69,7 +70,6 @@ def write_report(directory: Path, name: str, scores: Mapping[str, Any], captions
         The path of the first: the scores, and the captions under `captions`. What isn't finite is null. The third holds
         the captions alone, in the format that COCO's evaluation server takes.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{name}.json"
     results = [{"image_id": row["image_id"], "caption": row["caption"]} for row in captions]
     write_text(directory / f"captions_{name}_results.json", json.dumps(results) + "\n")
@@ -99,16 +99,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that is there as a whole or not at all, even where the process is killed."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def is_number(value: Any) -> bool:
@@ -323,7 +313,5 @@ def curves_figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def _save(figure: Figure, path: Path) -> None:
     """Write a PNG that is there as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png", dpi=130, facecolor="white")
-    partial.replace(path)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=130, facecolor="white")

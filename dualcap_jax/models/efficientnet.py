@@ -18,6 +18,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from dualcap_jax.errors import require
 from dualcap_jax.models.dense import dense
 from dualcap_jax.models.depthwise import depthwise_conv
 
@@ -95,10 +96,9 @@ class EfficientNetConfig:
     remat: bool = False
     """Recompute each block in the backward pass instead of storing its activations."""
 
-    def __post_init__(self):
-        def check(condition, name, accepted):
-            if not condition:
-                raise ValueError(f"model.encoder.{name}={getattr(self, name)}: must be {accepted}")
+    def __post_init__(self) -> None:
+        def check(condition: bool, name: str, accepted: str) -> None:
+            require(condition, f"model.encoder.{name}", getattr(self, name), f"must be {accepted}")
 
         check(self.variant in VARIANTS, "variant", f"one of {', '.join(get_args(Variant))}")
         for name in ("width", "depth"):

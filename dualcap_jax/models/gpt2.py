@@ -15,6 +15,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from dualcap_jax.errors import require
 from dualcap_jax.models.dense import dense, dense_rows
 from dualcap_jax.models.rows import distinct, eighths, smallest_that_holds
 
@@ -59,16 +60,15 @@ class GPT2Config:
     remat: bool = False
     """Recompute each block in the backward pass instead of storing its activations."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        def check(condition: bool, name: str, accepted: str) -> None:
+            require(condition, f"model.language.{name}", getattr(self, name), accepted)
+
         for name in ("vocab_size", "max_positions", "width", "layers", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.language.{name}={getattr(self, name)}: must be at least 1")
-        if self.width % self.heads:
-            raise ValueError(f"model.language.heads={self.heads}: must divide model.language.width={self.width}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"model.language.dropout={self.dropout}: must be in [0, 1)")
-        if not 0 < self.init_deviation < math.inf:
-            raise ValueError(f"model.language.init_deviation={self.init_deviation}: must be more than 0")
+            check(getattr(self, name) >= 1, name, "must be at least 1")
+        check(self.width % self.heads == 0, "heads", f"must divide model.language.width={self.width}")
+        check(0 <= self.dropout < 1, "dropout", "must be in [0, 1)")
+        check(0 < self.init_deviation < math.inf, "init_deviation", "must be more than 0")
 
 
 def dropout(x: Array, rate: float, key: jax.Array | None) -> Array:

@@ -14,6 +14,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from dualcap_jax.errors import require
 from dualcap_jax.models.dense import dense
 
 State = Any
@@ -46,21 +47,18 @@ class MergerConfig:
     """Gain of the initial kernels (Xavier normal), above 0. The original's 0.1 leaves a trained language model nearly
     as it was; where all three parts start from nothing, 1 lets the picture be heard sooner."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        def check(condition: bool, name: str, accepted: str) -> None:
+            require(condition, f"model.merger.{name}", getattr(self, name), accepted)
+
         expected = len(PUBLISHED_HIDDEN[self.kind])
-        if len(self.hidden) not in (0, expected) or any(width < 1 for width in self.hidden):
-            raise ValueError(
-                f"model.merger.hidden={self.hidden}: {self.kind} takes {expected} widths of at least 1, "
-                "or none for the original's"
-            )
-        if self.kind == "gru" and len(set(self.hidden)) > 1:
-            raise ValueError(f"model.merger.hidden={self.hidden}: the two layers of gru have one width")
-        if self.norm != "none" and self.kind.startswith("gru"):
-            raise ValueError(f"model.merger.norm={self.norm}: {self.kind} has no norm; use none")
-        if self.positions < 1:
-            raise ValueError(f"model.merger.positions={self.positions}: must be at least 1")
-        if not 0 < self.init_gain < math.inf:
-            raise ValueError(f"model.merger.init_gain={self.init_gain}: must be more than 0")
+        fits = len(self.hidden) in (0, expected) and all(width >= 1 for width in self.hidden)
+        check(fits, "hidden", f"{self.kind} takes {expected} widths of at least 1, or none for the original's")
+        same = self.kind != "gru" or len(set(self.hidden)) <= 1
+        check(same, "hidden", "the two layers of gru have one width")
+        check(self.norm == "none" or not self.kind.startswith("gru"), "norm", f"{self.kind} has no norm; use none")
+        check(self.positions >= 1, "positions", "must be at least 1")
+        check(0 < self.init_gain < math.inf, "init_gain", "must be more than 0")
 
 
 class Linear(nnx.Module):

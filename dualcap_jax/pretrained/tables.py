@@ -5,12 +5,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dualcap_jax.errors import UserError
+
 Tensors = Mapping[str, np.ndarray]
 Path = tuple[str, ...]
 """Where an array lies in our nested dicts, such as ("params", "encoder", "stem")."""
 
 
-class PretrainedError(ValueError):
+class PretrainedError(UserError):
     """Published weights that cannot be had, read or fitted; the message says which and what to do."""
 
 

@@ -9,12 +9,13 @@ import grain.checkpoint
 import jax
 import orbax.checkpoint as ocp
 
+from dualcap_jax.errors import UserError
 from dualcap_jax.training.step import State
 
 Which = Literal["best", "latest"]
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A run directory without the checkpoint that was asked for, or with one that does not fit."""
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from dualcap_jax.errors import require
 from dualcap_jax.models.dual import Part
 
 
@@ -49,18 +50,14 @@ class TrainingConfig:
     seed: int = 0
     """Of the initial parameters, dropout and the order of the data."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         at_least = {"steps": 1, "batch_size": 1, "accumulate": 1, "warmup_steps": 0, "validate_every": 1}
         at_least |= {"validation_images": 0, "checkpoint_every": 1, "log_every": 1, "seed": 0}
         at_least |= {"learning_rate": 0, "weight_decay": 0, "clip_norm": 0}
         at_least |= {f"{part}_learning_rate": 0 for part in ("encoder", "language", "merger")}
         for name, least in at_least.items():
             value = getattr(self, name)
-            if not least <= value < float("inf"):
-                raise ValueError(f"training.{name}={value}: must be at least {least}")
-        if self.batch_size % self.accumulate:
-            raise ValueError(
-                f"training.accumulate={self.accumulate}: must divide training.batch_size={self.batch_size}"
-            )
-        if len(set(self.freeze)) == 3:
-            raise ValueError(f"training.freeze={' '.join(self.freeze)}: leaves nothing to train")
+            require(least <= value < float("inf"), f"training.{name}", value, f"must be at least {least}")
+        divides = self.batch_size % self.accumulate == 0
+        require(divides, "training.accumulate", self.accumulate, f"must divide training.batch_size={self.batch_size}")
+        require(len(set(self.freeze)) < 3, "training.freeze", " ".join(self.freeze), "leaves nothing to train")

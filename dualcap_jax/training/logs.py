@@ -10,6 +10,8 @@ from typing import Any
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from dualcap_jax.files import write_text
+
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The rows of a file such as metrics.jsonl, none where it is missing; a line cut short by a kill is left out."""
@@ -31,9 +33,7 @@ class MetricsLog:
     def __init__(self, workdir: Path, step: int):
         path = workdir / "metrics.jsonl"
         kept = [row for row in read_json_lines(path) if row["step"] <= step]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        partial.replace(path)
+        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = path.open("a", buffering=1)
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 

@@ -10,6 +10,7 @@ from types import FrameType
 
 import grain
 
+from dualcap_jax.errors import Stopped, UserError
 from dualcap_jax.models.dual import ModelConfig
 from dualcap_jax.pretrained.load import load_pretrained
 from dualcap_jax.training.checkpoints import Checkpoints
@@ -26,16 +27,10 @@ from dualcap_jax.training.step import (
 )
 
 
-class TrainingStopped(Exception):
-    """The run ended before its last step, with all that was done saved; `code` is the exit code."""
-
-    def __init__(self, message: str, code: int):
-        super().__init__(message)
-        self.code = code
-
-
-class LossNotFinite(Exception):
+class LossNotFinite(UserError):
     """A loss or its gradients were not finite; the last good checkpoint stands."""
+
+    exit_code = 1
 
 
 @dataclass
@@ -79,7 +74,7 @@ def train(
         The last state.
 
     Raises:
-        TrainingStopped: after SIGTERM or SIGINT, when all is saved.
+        Stopped: after SIGTERM or SIGINT, when all is saved.
         PretrainedError: when a fresh run's published weights cannot be had, read or fitted.
         LossNotFinite: when a step's loss or gradients are not finite.
     """
@@ -156,7 +151,7 @@ def train(
                 if signals.received and not last:
                     name = signal.Signals(signals.received).name
                     message = f"{name}: saved step {step} of {training.steps}; the same command resumes it"
-                    raise TrainingStopped(message, 128 + signals.received)
+                    raise Stopped(message, 128 + signals.received)
         finally:
             checkpoints.close()
             progress.close()

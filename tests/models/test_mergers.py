@@ -184,7 +184,7 @@ def test_initial_weights_are_xavier_normal_with_the_original_s_gain_unless_set(s
     [
         ({"hidden": (3,)}, r"model.merger.hidden=\(3,\): skip_mlp takes 2 widths"),
         ({"kind": "gru", "hidden": (3, 4)}, "the two layers of gru have one width"),
-        ({"kind": "gru", "norm": "layer"}, "model.merger.norm=layer: gru has no norm"),
+        ({"kind": "gru", "norm": "layer"}, "model.merger.norm='layer': gru has no norm"),
         ({"positions": 0}, "model.merger.positions=0: must be at least 1"),
         ({"init_gain": 0.0}, "model.merger.init_gain=0.0: must be more than 0"),
     ],

@@ -14,9 +14,10 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from dualcap_jax.captioner import Captioner
-from dualcap_jax.config import ConfigError, ExperimentConfig
+from dualcap_jax.config import ExperimentConfig
 from dualcap_jax.data.images import crop_image
 from dualcap_jax.data.text import train_tokenizer
+from dualcap_jax.errors import ConfigError
 from dualcap_jax.models.efficientnet import EfficientNet, EfficientNetConfig
 from dualcap_jax.models.gpt2 import GPT2Config
 from dualcap_jax.pretrained import efficientnet

@@ -1,0 +1,33 @@
+"""Writing a file whole or not at all, even where the process is killed or the disk is full."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a path to write to, which takes the place of `path` when the block ends.
+
+    Folders above it are made. When the block raises, `path` stays as it was and nothing else is left behind.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write text as UTF-8; a lone surrogate, which UTF-8 cannot hold, is written as its escape."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
