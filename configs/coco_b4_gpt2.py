@@ -5,10 +5,10 @@ python -m dualcap_jax.train --config configs/coco_b4_gpt2.py --data.root COCO_DI
 
 from dualcap_jax.config import ExperimentConfig
 from dualcap_jax.data.config import DataConfig
-from dualcap_jax.decoding.config import DecodingConfig
-from dualcap_jax.models.dual import ModelConfig
-from dualcap_jax.models.efficientnet import EfficientNetConfig
-from dualcap_jax.models.gpt2 import GPT2Config
+from dualcap_jax.decoding import DecodingConfig
+from dualcap_jax.models.config import ModelConfig
+from dualcap_jax.models.encoders import EfficientNetConfig
+from dualcap_jax.models.language_models import GPT2Config
 from dualcap_jax.models.mergers import MergerConfig
 from dualcap_jax.training.config import TrainingConfig
 

@@ -10,10 +10,10 @@ the best one is that of the lowest loss on pictures not seen:
 
 from dualcap_jax.config import ExperimentConfig
 from dualcap_jax.data.config import DataConfig
-from dualcap_jax.decoding.config import DecodingConfig
-from dualcap_jax.models.dual import ModelConfig
-from dualcap_jax.models.efficientnet import EfficientNetConfig
-from dualcap_jax.models.gpt2 import GPT2Config
+from dualcap_jax.decoding import DecodingConfig
+from dualcap_jax.models.config import ModelConfig
+from dualcap_jax.models.encoders import EfficientNetConfig
+from dualcap_jax.models.language_models import GPT2Config
 from dualcap_jax.models.mergers import MergerConfig
 from dualcap_jax.training.config import TrainingConfig
 

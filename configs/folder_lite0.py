@@ -12,7 +12,8 @@ from dataclasses import replace
 from coco_folder import get_config as folder
 
 from dualcap_jax.config import ExperimentConfig
-from dualcap_jax.models.efficientnet import EfficientNetConfig
+from dualcap_jax.models.encoders import EfficientNetConfig
+from dualcap_jax.models.language_models import GPT2Config
 
 
 def get_config() -> ExperimentConfig:
@@ -34,6 +35,7 @@ def get_config() -> ExperimentConfig:
         validate_every=15,
         checkpoint_every=150,
     )
-    model = replace(base.model, encoder=encoder, language=replace(base.model.language, dropout=0.2))
+    language = GPT2Config(max_positions=64, width=192, layers=3, heads=6, dropout=0.2)  # the folder's, with dropout
+    model = replace(base.model, encoder=encoder, language=language)
     data = replace(base.data, image_size=160)  # at 96 pixels its weights see little; its own 224 take twice as long
     return replace(base, model=model, data=data, training=training)

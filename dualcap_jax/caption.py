@@ -18,7 +18,8 @@ from dualcap_jax.captioner import Caption, Captioner
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.images import ImageError, prepare_image
 from dualcap_jax.decoding.config import DecodingConfig
-from dualcap_jax.explain import WordError, find_word, overlay
+from dualcap_jax.explain.maps import overlay
+from dualcap_jax.explain.words import WordError, find_word
 from dualcap_jax.training.checkpoints import Which
 
 GIVEN = 0.7

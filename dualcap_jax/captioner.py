@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -12,24 +12,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jaxtyping import Float32, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int, UInt8
 from PIL import Image
 from safetensors.numpy import save_file
 
+from dualcap_jax import inference
 from dualcap_jax.config import ExperimentConfig, load_json, save_json
 from dualcap_jax.data.images import crop_image, decode_image, upright_rgb
 from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer
-from dualcap_jax.decoding.beam_search import BeamSearchResult, beam_search
-from dualcap_jax.decoding.config import DecodingConfig
-from dualcap_jax.decoding.sampling import sample
+from dualcap_jax.decoding import Decoded, DecodingConfig, Rules
 from dualcap_jax.errors import ConfigError
-from dualcap_jax.explain import STRIDES, Word, find_word, join_words, log_probs, usual_stride, word_map, word_spans
+from dualcap_jax.explain.maps import word_map
+from dualcap_jax.explain.words import Word, find_word, join_words, log_probs, word_spans
 from dualcap_jax.files import replacing, write_text
+from dualcap_jax.models import variables
+from dualcap_jax.models.variables import Variables
 from dualcap_jax.pretrained.files import locate, read_tensors
 from dualcap_jax.pretrained.tables import PretrainedError, export, own_table, port
 from dualcap_jax.training.checkpoints import Which, restore_model
-from dualcap_jax.training.step import graph, model_shapes
 
 Picture = str | os.PathLike | bytes | Image.Image | np.ndarray
 """A path, an encoded picture (JPEG, PNG, WebP, ...), a PIL image or an array uint8 [height, width, 3]."""
@@ -66,34 +66,6 @@ def _text(caption: Caption | str) -> str:
     return caption if isinstance(caption, str) else caption.text
 
 
-@partial(jax.jit, static_argnames=("graphdef", "decoding", "end_id", "bad_words"))
-def _search(
-    model: dict[str, Any],
-    images,
-    start,
-    keys,
-    *,
-    graphdef: nnx.GraphDef,
-    decoding: DecodingConfig,
-    end_id,
-    bad_words,
-):
-    network = nnx.merge(graphdef, model["params"], model["batch_stats"], copy=True)
-    batch = images.shape[0]
-    beams = decoding.num_return_sequences if decoding.do_sample else decoding.num_beams
-    about = (
-        network.next_logits,
-        network.reorder_cache,
-        network.init_cache(batch, beams, decoding.max_length),
-        network.encode(images),
-        jnp.broadcast_to(start, (batch, len(start))),
-    )
-    settings = {"config": decoding, "end_id": end_id, "pad_id": end_id, "bad_words": bad_words}
-    if decoding.do_sample:
-        return sample(*about, keys, **settings)
-    return beam_search(*about, **settings)
-
-
 class Captioner:
     """A trained network with its tokenizer.
 
@@ -104,9 +76,8 @@ class Captioner:
         step: training step that the model is of.
     """
 
-    def __init__(self, config: ExperimentConfig, model: dict[str, Any], tokenizer: CaptionTokenizer, step: int):
+    def __init__(self, config: ExperimentConfig, model: Variables, tokenizer: CaptionTokenizer, step: int):
         self.config, self.model, self.tokenizer, self.step = config, model, tokenizer, step
-        self._graphdef = graph(config.model)
 
     @classmethod
     def load(cls, workdir: str | os.PathLike, checkpoint: Which = "best") -> "Captioner":
@@ -126,8 +97,7 @@ class Captioner:
         if not (workdir / "config.json").is_file():
             raise ConfigError(f"{workdir}: not a run directory (no config.json in it)")
         config = load_json(workdir / "config.json")
-        shapes = model_shapes(config.model)
-        model, step = restore_model(workdir, shapes, checkpoint)
+        model, step = restore_model(workdir, variables.shapes(config.model), checkpoint)
         return cls(config, model, load_tokenizer(workdir / "tokenizer"), step)
 
     @classmethod
@@ -147,7 +117,7 @@ class Captioner:
         if not (directory / "config.json").is_file():
             raise PretrainedError(f"{source}: no captioner (no config.json in it)")
         config = load_json(directory / "config.json")
-        tensors, shapes = dict(read_tensors(directory / "model.safetensors")), model_shapes(config.model)
+        tensors, shapes = dict(read_tensors(directory / "model.safetensors")), variables.shapes(config.model)
         step = tensors.pop("step", np.array(0))
         model = port(own_table(shapes), tensors, shapes, str(source))
         return cls(config, jax.tree.map(jnp.asarray, model), load_tokenizer(directory), int(step))
@@ -175,9 +145,9 @@ pipeline_tag: image-to-text
 ---
 # An image captioner
 
-EfficientNet ({encoder.variant}, {config.data.image_size} px, started from {encoder.pretrained or "random weights"})
-and GPT-2 ({language.layers} layers of {language.width}, started from {language.pretrained or "random weights"}), joined
-by a {config.model.merger.kind} merger; trained for {self.step} steps on {config.data.root or "drawn scenes"}.
+An image encoder ({encoder.kind}, {config.data.image_size} px, started from {encoder.pretrained or "random weights"})
+and a language model ({language.kind}, {language.width} wide, started from {language.pretrained or "random weights"}),
+joined by a {config.model.merger.kind} merger; trained for {self.step} steps on {config.data.root or "drawn scenes"}.
 
 ```python
 from dualcap_jax.captioner import Captioner
@@ -226,14 +196,21 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         return self.explain_prepared(self.prepare(picture), caption)
 
     def explain_prepared(self, image: UInt8[np.ndarray, "size size 3"], caption: Caption | str) -> tuple[Word, ...]:
-        """The same of a picture already of the network's size.
+        """The same of an image already of the network's size.
+
+        Raises:
+            ValueError: for more tokens than the language model has positions.
+        """
+        return self.explain_encoded(self.encode(image[None]), caption)
+
+    def explain_encoded(self, features: Float[Array, "1 features"], caption: Caption | str) -> tuple[Word, ...]:
+        """The same of an encoded image.
 
         Raises:
             ValueError: for more tokens than the language model has positions.
         """
         ids, tokens = self._teacher_forced(_text(caption))
-        lengths = np.full((1, 1), len(ids))
-        of_tokens = log_probs(self.model, image[None], tokens, lengths, graphdef=self._graphdef)
+        of_tokens = log_probs(self.config.model, self.model, features, tokens, np.full((1, 1), len(ids)))
         return join_words(self.tokenizer, ids, [np.asarray(each[0, 0]) for each in of_tokens])
 
     def grad_cam(
@@ -249,8 +226,8 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
             caption: the network's own, or any other.
             word: one of its words, whatever its case and the punctuation around it, or its place, from 0; of several
                 alike the first.
-            stride: of the maps, in pixels: 2, 4, 8, 16 or 32, after the encoder's last layer of that stride. None:
-                that of the deepest of at least 7 x 7 places.
+            stride: of the maps, in pixels, after the encoder's last layer of that stride: for EfficientNet 2, 4, 8, 16
+                or 32. None: that of the deepest maps of at least 7 x 7 places.
 
         Returns:
             0 to 1 for each pixel of `prepare(picture)`, up from the maps' size by bilinear interpolation; all 0 where
@@ -261,75 +238,105 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
             WordError: when the caption has no such word.
             ValueError: for another stride, or more tokens than the language model has positions.
         """
-        stride = usual_stride(self.config.data.image_size) if stride is None else stride
-        if stride not in STRIDES:
-            raise ValueError(f"stride={stride}: must be one of {', '.join(map(str, STRIDES))}, or None")
         text = _text(caption)
         place = find_word(text, word)[0]
         ids, tokens = self._teacher_forced(text)
         of_word = np.zeros(tokens.shape[-1] - 1, bool)
         of_word[word_spans(self.tokenizer.pieces(ids[1:]))[place]] = True
         image = self.prepare(picture)
-        return np.asarray(word_map(self.model, image, tokens, of_word, graphdef=self._graphdef, stride=stride))
+        return np.asarray(word_map(self.config.model, self.model, image, tokens, of_word, stride))
 
     def _teacher_forced(self, caption: str) -> tuple[list[int], np.ndarray]:
         """Its tokens but the closing one; all of them [1, 1, length], filled up so that one compilation serves most."""
         ids = self.tokenizer.encode(caption, sys.maxsize)
         usual = max(self.config.data.max_length, self.config.decoding.max_length)
-        return ids[:-1], np.array([[ids + [self.tokenizer.end_id] * (usual - len(ids))]], np.int32)
+        return ids[:-1], np.array([[ids + [self.tokenizer.pad_id] * (usual - len(ids))]], np.int32)
+
+    def encode(self, images: UInt8[np.ndarray, "batch size size 3"]) -> Float[Array, "batch features"]:
+        """What `search`, `losses` and `explain_encoded` take of images already of the network's size."""
+        return inference.encode(self.config.model, self.model, images)
+
+    def losses(
+        self,
+        features: Float[Array, "batch features"],
+        tokens: Int[np.ndarray, "batch captions length"],
+        mask: Bool[np.ndarray, "batch captions length"],
+    ) -> dict[str, float]:
+        """Sums of the losses on given captions of encoded images, as `token_sums`."""
+        sums = inference.losses(self.config.model, self.model, features, tokens, mask)
+        return {name: float(value) for name, value in sums.items()}
 
     def caption_prepared(
-        self, images: Iterable[np.ndarray], decoding: DecodingConfig, explain: bool = False, first: int = 0
+        self, images: Iterable[np.ndarray], decoding: DecodingConfig, explain: bool = False
     ) -> Iterator[Caption]:
-        """Captions of pictures already of the network's size, as they come, batch by batch.
+        """Captions of images already of the network's size, as they come, batch by batch.
 
         Args:
-            images: uint8 [size, size, 3], as `prepare_image` makes them.
+            images: uint8 [size, size, 3], as `prepare` makes them.
             decoding: settings of the search; the last batch is filled up, so that one compilation serves all.
             explain: as for `__call__`.
-            first: number of the first picture, which what is drawn for it hangs on, where captions are drawn by chance.
 
         Raises:
             ConfigError: when the prompt leaves no room.
         """
-        start = [self.tokenizer.end_id]
+        search = self.searcher(decoding, explain)
+        pending, first = iter(images), 0
+        while chunk := list(islice(pending, decoding.batch_size)):
+            filled = chunk + [chunk[-1]] * (decoding.batch_size - len(chunk))
+            yield from search(self.encode(np.stack(filled)), first)[: len(chunk)]
+            first += len(chunk)
+
+    def searcher(
+        self, decoding: DecodingConfig, explain: bool = False
+    ) -> Callable[[Float[Array, "batch features"], int], list[Caption]]:
+        """A function that captions encoded images.
+
+        Args:
+            decoding: settings of the search.
+            explain: as for `__call__`.
+
+        Returns:
+            `(features, first) -> captions`; `first` is the number of the first image among all, which what is drawn
+            for it by chance hangs on.
+
+        Raises:
+            ConfigError: when the prompt leaves no room.
+        """
+        tokenizer = self.tokenizer
+        start = [tokenizer.start_id]
         if decoding.prompt.strip():
-            start = self.tokenizer.encode(decoding.prompt, sys.maxsize)[:-1]
+            start = tokenizer.encode(decoding.prompt, sys.maxsize)[:-1]
         if len(start) >= decoding.max_length:
             raise ConfigError(
                 f"decoding.prompt={decoding.prompt!r}: {len(start)} tokens leave nothing of decoding.max_length="
                 f"{decoding.max_length}"
             )
-        bad_words = tuple(tuple(self.tokenizer.encode(word, sys.maxsize)[1:-1]) for word in decoding.bad_words)
+        bad_words = tuple(tuple(tokenizer.encode(word, sys.maxsize)[1:-1]) for word in decoding.bad_words)
         # without what a compilation does not hang on
         settings = replace(decoding, prompt="", bad_words=(), batch_size=1, seed=0)
+        rules = Rules(settings, tokenizer.end_id, tokenizer.pad_id, bad_words)
         key_of = jax.vmap(partial(jax.random.fold_in, jax.random.key(decoding.seed)))
-        pending, done = iter(images), first
-        while chunk := list(islice(pending, decoding.batch_size)):
-            filled = chunk + [chunk[-1]] * (decoding.batch_size - len(chunk))
-            images = np.stack(filled)
-            found = _search(
-                self.model,
-                images,
-                np.array(start, np.int32),
-                key_of(done + np.arange(len(filled))),
-                graphdef=self._graphdef,
-                decoding=settings,
-                end_id=self.tokenizer.end_id,
-                bad_words=bad_words,
-            )
-            done += len(chunk)
-            seen = (
-                log_probs(self.model, images, found.tokens, found.lengths, graphdef=self._graphdef) if explain else None
-            )
-            found, seen = jax.device_get((found, seen))
-            for row in range(len(chunk)):
-                captions = [
-                    self._caption(found, (row, rank), len(start), seen) for rank in range(found.scores.shape[1])
-                ]
-                yield replace(captions[0], others=tuple(captions[1:]))
 
-    def _caption(self, found: BeamSearchResult, at: tuple[int, int], prompt: int, seen) -> Caption:
+        def search(features: Float[Array, "batch features"], first: int) -> list[Caption]:
+            keys, prompt = key_of(first + np.arange(len(features))), np.array(start, np.int32)
+            found = inference.search(self.config.model, self.model, features, prompt, keys, rules)
+            seen = None
+            if explain:
+                seen = log_probs(self.config.model, self.model, features, found.tokens, found.lengths)
+            found, seen = jax.device_get((found, seen))
+            captions = []
+            for row in range(len(features)):
+                best, *others = (
+                    self._caption(found, (row, rank), len(start), seen) for rank in range(found.scores.shape[1])
+                )
+                captions.append(replace(best, others=tuple(others)))
+            return captions
+
+        return search
+
+    def _caption(
+        self, found: Decoded, at: tuple[int, int], prompt: int, seen: tuple[np.ndarray, ...] | None
+    ) -> Caption:
         length, decode = found.lengths[at], self.tokenizer.decode
         ids = found.tokens[at][:length].tolist()
         own = found.token_log_probs[at][prompt:length].tolist()

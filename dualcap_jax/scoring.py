@@ -29,7 +29,7 @@ from dualcap_jax.evaluation.metrics import check_metrics, score_captions
 from dualcap_jax.evaluation.report import read_reports, samples_figure, write_report
 from dualcap_jax.files import write_text
 from dualcap_jax.training.logs import read_json_lines
-from dualcap_jax.training.step import make_eval_step, mean_losses
+from dualcap_jax.training.objectives.cross_entropy import mean_losses
 
 COCO_NAME = re.compile(r"\d{12}\.jpg")
 """Of COCO 2017's pictures."""
@@ -107,22 +107,23 @@ def caption_split(
     start = _place_after(source, captions[-1]["image_id"], len(captions)) if captions else 0
 
     write_text(progress, "".join(json.dumps(line) + "\n" for line in (header, *done)))
-    eval_step = make_eval_step(captioner.config.model)
+    search = captioner.searcher(decoding)
     with progress.open("a", buffering=1) as file, tqdm(total=len(source), unit="image", disable=None) as bar:
         bar.update(start)
         for batch in eval_batches(source, captioner.tokenizer, data, decoding.batch_size, start):
-            sums = {name: float(value) for name, value in eval_step(captioner.model, batch).items()}
-            real = batch["image_id"] >= 0
-            made = captioner.caption_prepared(batch["image"][real], decoding, first=len(captions))
+            features = captioner.encode(batch["image"])
+            sums = captioner.losses(features, batch["tokens"], batch["mask"])
+            image_ids = batch["image_id"][batch["image_id"] >= 0].tolist()
+            made = search(features, len(captions))[: len(image_ids)]
             new = [
                 {"image_id": image_id, "caption": caption.text, "score": caption.score}
-                for image_id, caption in zip(batch["image_id"][real].tolist(), made, strict=True)
+                for image_id, caption in zip(image_ids, made, strict=True)
             ]
             captions += new
             done.append({"captions": new, "losses": sums})
             file.write(json.dumps(done[-1]) + "\n")
             bar.update(len(new))
-    losses = mean_losses({name: sum(batch["losses"][name] for batch in done) for name in done[0]["losses"]})
+    losses = mean_losses(batch["losses"] for batch in done)
     return captions, losses | {"perplexity": math.exp(losses["loss"])}
 
 

@@ -2,9 +2,10 @@
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -14,26 +15,24 @@ import tyro
 
 from dualcap_jax import cli
 from dualcap_jax.captioner import Captioner
-from dualcap_jax.config import (
-    ExperimentConfig,
-    differences,
-    load_experiment,
-    load_json,
-    save_json,
-)
+from dualcap_jax.config import ExperimentConfig, differences, load_experiment, load_json, save_json
 from dualcap_jax.data.pipeline import eval_batches, train_iterator
 from dualcap_jax.data.records import Source
 from dualcap_jax.data.sources import iterate_captions, open_source, refuse_shared_images
 from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer, train_tokenizer
 from dualcap_jax.errors import ConfigError
 from dualcap_jax.evaluation.report import curves_figure, summary
-from dualcap_jax.models.dual import ModelConfig
+from dualcap_jax.models.variables import Variables, parameter_counts
 from dualcap_jax.pretrained.files import locate
 from dualcap_jax.pretrained.load import language_as_published, preprocessing
 from dualcap_jax.scoring import evaluate
 from dualcap_jax.training.logs import read_json_lines
 from dualcap_jax.training.loop import train
-from dualcap_jax.training.step import model_shapes
+from dualcap_jax.training.objectives import Objective
+from dualcap_jax.training.objectives.cross_entropy import cross_entropy, mean_losses
+from dualcap_jax.training.run import Run
+from dualcap_jax.training.state import first_state
+from dualcap_jax.training.step import make_eval_step, make_train_step
 
 # What may change when a run is resumed: nothing that the trained weights or the order of the data hang on.
 RESUMABLE = (
@@ -68,14 +67,19 @@ def parse(args: Sequence[str]) -> tuple[ExperimentConfig, Path, bool]:
         ConfigError: when the run directory holds something else, or a run that the arguments contradict.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--config", default="")
-    first.add_argument("--workdir", default="")
+    for name in ("--config", "--workdir", "--init-from"):
+        first.add_argument(name, default="")
     named, _ = first.parse_known_args(args)
 
     saved = None
     if named.workdir and (Path(named.workdir) / "config.json").is_file():
         saved = load_json(Path(named.workdir) / "config.json")
-    base = load_experiment(named.config) if named.config else saved or ExperimentConfig()
+    if named.config:
+        base = load_experiment(named.config)
+    elif saved is None and named.init_from:
+        base = load_captioner(named.init_from).config
+    else:
+        base = saved or ExperimentConfig()
     description = "Train a captioner. Settings can also be read from a file (--config) and are saved with the run."
     arguments = cli.parse(Arguments, args, "train", description, Arguments(named.config, named.workdir, base))
 
@@ -93,6 +97,11 @@ def parse(args: Sequence[str]) -> tuple[ExperimentConfig, Path, bool]:
     elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise ConfigError(f"--workdir {workdir}: exists and is no run directory; give a new or an empty one")
     return config, workdir, saved is not None
+
+
+def load_captioner(source: str) -> Captioner:
+    """The captioner of a run, of a directory it was saved to, or of the Hugging Face hub."""
+    return Captioner.load(source) if Path(source).is_dir() else Captioner.from_pretrained(source)
 
 
 def _with_vocabulary(config: ExperimentConfig, size: int) -> ExperimentConfig:
@@ -128,8 +137,10 @@ def _as_resolved(config: ExperimentConfig, saved: ExperimentConfig) -> Experimen
         resize, interpolation = data.resize or saved.data.resize, data.interpolation or saved.data.interpolation
         data = replace(data, resize=resize, interpolation=interpolation)
     old = saved.model.language
-    if language.pretrained is not None and language.pretrained == old.pretrained:
-        shape = {name: getattr(old, name) for name in ("max_positions", "width", "layers", "heads")}
+    if language.pretrained is not None and (language.kind, language.pretrained) == (old.kind, old.pretrained):
+        shape = {
+            name: getattr(old, name) for name in ("max_positions", "width", "layers", "heads") if hasattr(old, name)
+        }
         language = replace(language, **shape)
     model = replace(config.model, encoder=encoder, language=language)
     return _with_vocabulary(replace(config, model=model, data=data), old.vocab_size)
@@ -157,26 +168,31 @@ def make_tokenizer(config: ExperimentConfig, source: Source) -> CaptionTokenizer
     return train_tokenizer(iterate_captions(source), config.data.vocab_size)
 
 
-def parameter_counts(config: ModelConfig) -> dict[str, int]:
-    """Parameters of each part."""
-    shapes = model_shapes(config)["params"]
-    return {part: sum(leaf.size for leaf in jax.tree.leaves(tree)) for part, tree in shapes.items()}
+def make_evaluate(
+    config: ExperimentConfig, objective: Objective, source: Source, tokenizer: CaptionTokenizer
+) -> Callable[[Variables], dict[str, float]]:
+    """Validation's losses as a function of the network's variables."""
+    batch_size = config.training.batch_size
+    batches = eval_batches(source, tokenizer, config.data, batch_size)
+    limit = math.ceil(config.training.validation_images / batch_size) or None
+    step = make_eval_step(config.model, objective)
+    return lambda variables: mean_losses(step(variables, batch) for batch in islice(batches, limit))
 
 
 def main(args: Sequence[str]) -> int:
     """Train, or go on training, then evaluate; returns the exit code."""
     config, workdir, resumed = parse(args)
+    other = cache(partial(load_captioner, config.init_from)) if config.init_from else None
     if not resumed:
-        config = as_published(config)
+        config = _as_resolved(config, other().config) if other else as_published(config)
     train_source = open_source(config.data, "train")
     validation_source = open_source(config.data, "validation")
     refuse_shared_images(train_source, validation_source, "validation")
     if resumed:
         tokenizer = load_tokenizer(workdir / "tokenizer")
     else:
-        tokenizer = make_tokenizer(config, train_source)
+        tokenizer = other().tokenizer if other else make_tokenizer(config, train_source)
         config = _with_vocabulary(config, tokenizer.vocab_size)
-        workdir.mkdir(parents=True, exist_ok=True)
         tokenizer.save(workdir / "tokenizer")
     save_json(config, workdir / "config.json")  # last: a directory that holds it is a run
 
@@ -187,16 +203,14 @@ def main(args: Sequence[str]) -> int:
     print(f"model: {sum(counts.values()):,} parameters ({listed}); vocabulary {tokenizer.vocab_size}")
     print(f"device: {jax.devices()[0].device_kind}, {config.model.dtype}; compiling the first step", flush=True)
 
-    batch_size, images = config.training.batch_size, config.training.validation_images
-    validation = eval_batches(validation_source, tokenizer, config.data, batch_size)
-    limit = math.ceil(images / batch_size) or None
-    train(
-        config.model,
-        config.training,
-        train_iterator(train_source, tokenizer, config.data, batch_size, config.training.seed),
-        lambda: islice(validation, limit),
-        workdir,
-    )
+    training, run = config.training, Run(workdir, config.training)
+    batches = train_iterator(train_source, tokenizer, config.data, training.batch_size, training.seed)
+    model_of_other = (lambda: other().model) if other else None
+    state, notes = first_state(config.model, training, run.checkpoints, batches, model_of_other)
+    print("".join(f"{note}\n" for note in notes), end="", flush=True)
+    objective = cross_entropy(training.loss, training.freeze)
+    step = make_train_step(config.model, training, objective)
+    train(state, step, make_evaluate(config, objective, validation_source, tokenizer), batches, run)
     for source in (train_source, validation_source):
         if source.faults.skipped:
             print(source.faults.summary())
@@ -206,7 +220,7 @@ def main(args: Sequence[str]) -> int:
     scores, report = evaluate(Captioner.load(workdir), workdir, split)
     print(summary(scores))
     print(f"written: {workdir}/ (checkpoints, metrics.jsonl, curves.png, samples.png), {report}")
-    print(f"caption a picture: python -m dualcap_jax.caption {workdir} PICTURE")
+    print(f"caption an image: python -m dualcap_jax.caption {workdir} IMAGE")
     return 0
 
 

@@ -12,6 +12,7 @@ import argparse
 import resource
 import statistics
 import time
+from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -19,25 +20,29 @@ from pathlib import Path
 from dualcap_jax.cli import keep_freed_memory
 
 
-def our_jobs(args: argparse.Namespace):
+def our_jobs(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
     """The three jobs on our side, each a function that waits for its result."""
     from dataclasses import replace
 
     import jax
     import jax.numpy as jnp
     import numpy as np
-    from flax import nnx
 
+    from dualcap_jax import inference
     from dualcap_jax.config import load_experiment
-    from dualcap_jax.decoding.beam_search import beam_search
-    from dualcap_jax.training.step import graph, init_state, make_train_step
+    from dualcap_jax.decoding import Rules
+    from dualcap_jax.models import variables
+    from dualcap_jax.models.encoders import EfficientNetConfig
+    from dualcap_jax.training.objectives.cross_entropy import cross_entropy
+    from dualcap_jax.training.state import init_state
+    from dualcap_jax.training.step import make_train_step
 
     config = load_experiment(Path(__file__).parents[1] / "configs" / "coco_b4_gpt2.py")
-    encoder = replace(config.model.encoder, variant=args.encoder, remat=args.remat)
+    encoder = EfficientNetConfig(args.encoder, remat=args.remat)
     language = replace(config.model.language, remat=args.remat)
     model = replace(config.model, encoder=encoder, language=language, dtype=args.dtype)
-    graphdef, state = graph(model), init_state(model, config.training)
-    train_step = make_train_step(model, config.training)
+    state = init_state(variables.init(model, 0), config.training, model.dtype)
+    train_step = make_train_step(model, config.training, cross_entropy(config.training.loss))
     rng = np.random.default_rng(0)
     shape = (args.batch_size, args.image_size, args.image_size, 3)
     batch = jax.device_put(
@@ -50,38 +55,23 @@ def our_jobs(args: argparse.Namespace):
     features = jnp.asarray(rng.standard_normal((args.batch_size, 1000)), jnp.float32)
     end = language.vocab_size - 1
 
-    @jax.jit
-    def encode(model, images):
-        return nnx.merge(graphdef, model["params"], model["batch_stats"], copy=True).encode(images)
+    rules, keys = Rules(config.decoding, end, end), jax.random.split(jax.random.key(0), args.batch_size)
 
-    @jax.jit
-    def decode(model, features):
-        network = nnx.merge(graphdef, model["params"], model["batch_stats"], copy=True)
-        search, rows = config.decoding, len(features)
-        return beam_search(
-            network.next_logits,
-            network.reorder_cache,
-            network.init_cache(rows, search.num_beams, search.max_length),
-            features,
-            jnp.full((rows, 1), end, jnp.int32),
-            config=search,
-            end_id=end,
-            pad_id=end,
-        )
-
-    def train():
+    def train() -> None:
         nonlocal state
         state, metrics = train_step(state, batch)
         jax.block_until_ready((state, metrics))
 
     return {
-        "encode": lambda: jax.block_until_ready(encode(state["model"], batch["image"])),
+        "encode": lambda: jax.block_until_ready(inference.encode(model, state["model"], batch["image"])),
         "train": train,
-        "decode": lambda: jax.block_until_ready(decode(state["model"], features)),
+        "decode": lambda: jax.block_until_ready(
+            inference.search(model, state["model"], features, jnp.array([end]), keys, rules)
+        ),
     }
 
 
-def peer_jobs(args: argparse.Namespace):
+def peer_jobs(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
     """The same jobs in PyTorch."""
     import torch
     from torch_peer import Jobs, build

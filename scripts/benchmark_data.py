@@ -16,7 +16,7 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +62,7 @@ class Pairs(Dataset):
         """Pairs."""
         return len(self.pairs)
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> tuple:
         """Square, tokens, mask."""
         path, caption = self.pairs[index]
         image = Image.open(path).convert("RGB")
@@ -101,7 +101,7 @@ def shares(folder: Path, tokenizer: CaptionTokenizer) -> None:
     names = [f"{index}.jpg" for index in range(128)]
     seconds = dict.fromkeys(("read", "decode", "resize and crop", "tokens", "batch"), 0.0)
 
-    def timed(stage, function, *args):
+    def timed(stage: str, function: Callable[..., T], *args: object) -> T:
         began = time.perf_counter()
         result = function(*args)
         seconds[stage] += time.perf_counter() - began

@@ -26,20 +26,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from flax import nnx
+from jax.stages import Compiled
+from jax.stages import Wrapped as JitWrapped
+from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 from torch_peer import TorchCaptioner
-from transformers import GPT2Config
+from transformers import GPT2Config as TorchGPT2Config
 
 from dualcap_jax import Captioner, cli
 from dualcap_jax.config import ExperimentConfig
 from dualcap_jax.data.images import prepare_image
 from dualcap_jax.data.sources import open_source
-from dualcap_jax.decoding import DecodingConfig, beam_search
-from dualcap_jax.models.dual import DualCaptioner
-from dualcap_jax.pretrained.load import original_table
+from dualcap_jax.decoding import Decoded, DecodingConfig, DecodingModel, Rules, beam_search
+from dualcap_jax.models import variables
+from dualcap_jax.models.config import ModelConfig
+from dualcap_jax.models.language_models import GPT2Config
+from dualcap_jax.models.variables import Variables, bind
+from dualcap_jax.pretrained.original import original_table
 from dualcap_jax.pretrained.tables import export
-from dualcap_jax.training.step import graph, model_shapes
 
 
 def widened(config: ExperimentConfig, model: dict) -> tuple[ExperimentConfig, dict]:
@@ -49,20 +53,22 @@ def widened(config: ExperimentConfig, model: dict) -> tuple[ExperimentConfig, di
     The added tokens are copies of one that captions never hold.
     """
     small = config.model.language
+    assert isinstance(small, GPT2Config)
     repeats, rest = divmod(768, small.width)
     if rest:
         raise SystemExit(f"--as-gpt2-small: the run's width {small.width} does not divide 768")
     language = replace(small, vocab_size=50257, width=768, layers=12, heads=12)
     merger = replace(config.model.merger, hidden=())
     large = replace(config, model=replace(config.model, language=language, merger=merger))
-    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), model_shapes(large.model)["params"])
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), variables.shapes(large.model)["params"])
     old, new = jax.device_get(model["params"]), params["language"]
-    features = config.model.encoder.num_classes
+    features = model["batch_stats"]["image_mean"].size
 
-    def fill(target, value):
+    def fill(target: np.ndarray, value: np.ndarray) -> None:
         target[tuple(map(slice, value.shape))] = value
 
-    def heads(x):  # [3 * width, ...] or [width, ...], head by head into the first of 12 heads of 64
+    def heads(x: np.ndarray) -> np.ndarray:
+        """[3 * width, ...] or [width, ...], head by head into the first of 12 heads of 64."""
         parts = x.reshape(-1, small.heads, small.width // small.heads, *x.shape[1:])
         wide = np.zeros((len(parts), 12, 64, *x.shape[1:]), np.float32)
         wide[:, : small.heads, : parts.shape[2]] = parts
@@ -105,8 +111,9 @@ def widened(config: ExperimentConfig, model: dict) -> tuple[ExperimentConfig, di
 def peer_of(config: ExperimentConfig, model: dict) -> Any:  # generate's annotations fit no class of one's own
     """The PyTorch peer's language model and merger with our weights; its encoder is not used."""
     language = config.model.language
+    assert isinstance(language, GPT2Config)
     end = language.vocab_size - 1
-    shape = GPT2Config(
+    shape = TorchGPT2Config(
         vocab_size=language.vocab_size,
         n_positions=language.max_positions,
         n_embd=language.width,
@@ -127,30 +134,24 @@ def peer_of(config: ExperimentConfig, model: dict) -> Any:  # generate's annotat
     return peer
 
 
-def our_search(config: ExperimentConfig, settings: DecodingConfig, end: int, report: Callable | None = None):
+def our_search(
+    config: ModelConfig, settings: DecodingConfig, end: int, report: Callable[[int, int], None] | None = None
+) -> JitWrapped:
     """Our search as a function of model and image vectors; `report` is given the number of rows of each step."""
-    graphdef = graph(config.model)
 
     @jax.jit
-    def search(model, features):
-        network: DualCaptioner = nnx.merge(graphdef, model["params"], model["batch_stats"], copy=True)
+    def search(model: Variables, features: Float[Array, "batch features"]) -> Decoded:
+        network = bind(config, model)
 
-        def next_logits(tokens, position, cache, image):
+        def next_logits(tokens: Array, position: Array, cache: Any, image: Array) -> tuple[Array, Any]:
             logits, cache = network.next_logits(tokens, position, cache, image)
             if report is not None:
-                jax.debug.callback(report, position, cache["language"]["rows"].max() + 1)
+                jax.debug.callback(report, position, cache["language"].rows.max() + 1)
             return logits, cache
 
-        return beam_search(
-            next_logits,
-            network.reorder_cache,
-            network.init_cache(len(features), settings.num_beams, settings.max_length),
-            features,
-            jnp.full((len(features), 1), end, jnp.int32),
-            config=settings,
-            end_id=end,
-            pad_id=end,
-        )
+        cache = network.init_cache(len(features), settings.num_beams, settings.max_length)
+        decoding = DecodingModel(next_logits, network.reorder_cache, cache, features)
+        return beam_search(decoding, jnp.full((len(features), 1), end, jnp.int32), Rules(settings, end, end))
 
     return search
 
@@ -210,14 +211,14 @@ def main(arguments: Sequence[str]) -> int:
             for index in range(needed)
         ]
     )
-    network = nnx.merge(graph(captioner.config.model), *(captioner.model[part] for part in ("params", "batch_stats")))
-    features = np.concatenate([network.encode(part) for part in np.array_split(pictures, -(-len(pictures) // 16))])
+    features = np.concatenate([captioner.encode(part) for part in np.array_split(pictures, -(-len(pictures) // 16))])
     config, model = captioner.config, captioner.model
     if args.as_gpt2_small:
         config, model = widened(config, model)
     peer, model = peer_of(config, model), jax.device_put(model)
 
     language = config.model.language
+    assert isinstance(language, GPT2Config)
     row = 24 * language.layers * language.width**2  # FLOP of the language model's products, one row, one step
     merger = sum(leaf.size for leaf in jax.tree.leaves(model["params"]["merger"]))
     own = 2 * (merger + language.vocab_size * language.width)  # of what each hypothesis has to itself
@@ -230,19 +231,20 @@ def main(arguments: Sequence[str]) -> int:
         settings = replace(config.decoding, num_beams=beams, num_return_sequences=1)
         rows: dict[int, int] = {}
 
-        def count(position, number, rows=rows):
+        def count(position: int, number: int, rows: dict[int, int] = rows) -> None:
             rows[int(position)] = int(number)
 
         some = features[:batch]
-        jax.block_until_ready(our_search(config, settings, end, count)(model, some))
+        jax.block_until_ready(our_search(config.model, settings, end, count)(model, some))
         jax.effects_barrier()
         began = time.perf_counter()
-        search = our_search(config, settings, end).lower(model, some).compile()
-        compiling, memory = time.perf_counter() - began, search.memory_analysis().temp_size_in_bytes
+        search = our_search(config.model, settings, end).lower(model, some).compile()
+        compiling, planned = time.perf_counter() - began, search.memory_analysis()
+        memory = planned.temp_size_in_bytes if planned else float("nan")  # not all backends tell
         inputs = torch.full((batch, 1), end), torch.from_numpy(some)
 
         @torch.inference_mode()
-        def generate(inputs=inputs, settings=settings):
+        def generate(inputs: tuple = inputs, settings: DecodingConfig = settings) -> torch.Tensor:
             return peer.generate(
                 inputs[0],
                 image_features=inputs[1],
@@ -256,7 +258,7 @@ def main(arguments: Sequence[str]) -> int:
                 },
             )
 
-        def ours(search=search, some=some):
+        def ours(search: Compiled = search, some: np.ndarray = some) -> Decoded:
             return jax.block_until_ready(search(model, some))
 
         found, theirs = np.array(ours().tokens[:, 0]), generate().numpy()

@@ -83,7 +83,7 @@ def describe(source: Source, tokenizer: CaptionTokenizer, threads: int = 2) -> D
 def table(found: Description, source: Source, max_length: int) -> list[tuple[str, str]]:
     """Rows of what was found."""
 
-    def spread(values) -> str:
+    def spread(values: Sequence[int]) -> str:
         return f"{min(values)} to {max(values)}, mean {np.mean(values):.1f}, median {np.median(values):.0f}"
 
     cut = sum(length > max_length for length in found.lengths)

@@ -19,6 +19,7 @@ from dataclasses import replace
 from random import Random
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from what_is_seen import bare_words, estimate
 
@@ -27,9 +28,9 @@ from dualcap_jax.data.scenes import Scene
 from dualcap_jax.data.scenes_captions import parse_caption
 from dualcap_jax.data.scenes_drawing import cells
 from dualcap_jax.data.sources import ScenesSource
-from dualcap_jax.explain import STRIDES
 
 WORDS = ("count", "colour", "shape")  # of a group, in the order that captions have them
+STRIDES = (2, 4, 8, 16, 32)  # of EfficientNet
 Box = tuple[slice, slice]
 
 
@@ -94,7 +95,7 @@ def measure(captioner: Captioner, source: ScenesSource) -> tuple[dict, dict]:
     return changes, hits
 
 
-def show(title: str, values: dict, axes) -> None:
+def show(title: str, values: dict, axes: Axes) -> None:
     """Print a table, and draw it as bars."""
     rows, columns = (list(dict.fromkeys(names)) for names in zip(*values, strict=True))
     print(f"\n{title}\n{'':<20}" + "".join(f"{column:>20}" for column in columns))

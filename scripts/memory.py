@@ -18,15 +18,18 @@ def measure(args: argparse.Namespace, encoder_remat: bool, language_remat: bool)
     """Residuals, their GiB, XLA's temporaries in GiB and the process's peak in GiB, of one setting."""
     import jax
     import jax.numpy as jnp
-    from flax import nnx
 
     from dualcap_jax.config import load_experiment
-    from dualcap_jax.training.step import caption_losses, graph, init_state, make_train_step
+    from dualcap_jax.models import variables
+    from dualcap_jax.models.encoders import EfficientNetConfig
+    from dualcap_jax.training.objectives.cross_entropy import caption_sums, cross_entropy
+    from dualcap_jax.training.state import init_state
+    from dualcap_jax.training.step import make_train_step
 
     config = load_experiment(Path(__file__).parents[1] / "configs" / "coco_b4_gpt2.py")
     model = replace(
         config.model,
-        encoder=replace(config.model.encoder, variant=args.encoder, remat=encoder_remat),
+        encoder=EfficientNetConfig(args.encoder, remat=encoder_remat),
         language=replace(config.model.language, remat=language_remat),
     )
     batch = {
@@ -34,24 +37,19 @@ def measure(args: argparse.Namespace, encoder_remat: bool, language_remat: bool)
         "tokens": jnp.zeros((args.batch_size, 1, 36), jnp.int32),
         "mask": jnp.ones((args.batch_size, 1, 36), bool),
     }
-    graphdef = graph(model)
 
-    def backward(params, batch_stats):
-        def loss(params):
-            network = nnx.merge(graphdef, params, batch_stats, copy=True)
-            tokens = batch["tokens"]
-            logits = network(
-                batch["image"], tokens[..., :-1], batch["mask"][..., :-1], train=True, key=jax.random.key(0)
-            )
-            return caption_losses(logits, tokens[..., 1:], batch["mask"])["nll"]
+    def backward(tree: dict) -> object:
+        def loss(params: dict) -> jax.Array:
+            network = variables.bind(model, tree | {"params": params})
+            return caption_sums(network, batch, jax.random.key(0))["nll"]
 
-        return jax.vjp(loss, params)[1]  # a pytree that holds the residuals
+        return jax.vjp(loss, tree["params"])[1]  # a pytree that holds the residuals
 
-    state = init_state(model, config.training)
-    kept = jax.tree.leaves(jax.eval_shape(backward, *(state["model"][k] for k in ("params", "batch_stats"))))
+    state = init_state(variables.init(model, 0), config.training, model.dtype)
+    kept = jax.tree.leaves(jax.eval_shape(backward, state["model"]))
     params = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state["model"]))
     residuals = sum(leaf.size * leaf.dtype.itemsize for leaf in kept) - params
-    step = make_train_step(model, config.training)
+    step = make_train_step(model, config.training, cross_entropy(config.training.loss))
     analysis = step.lower(state, batch).compile().memory_analysis()
     temporaries = analysis.temp_size_in_bytes if analysis else float("nan")  # not all backends tell
     for _ in range(2):

@@ -22,18 +22,20 @@ from dualcap_jax import Captioner, cli
 from dualcap_jax.config import load_experiment
 from dualcap_jax.data.text import load_tokenizer
 from dualcap_jax.files import replacing, write_text
-from dualcap_jax.models.dual import ModelConfig
-from dualcap_jax.models.efficientnet import NORMALIZATIONS, EfficientNetConfig, Variant
-from dualcap_jax.models.gpt2 import GPT2Config
-from dualcap_jax.pretrained import efficientnet, gpt2, load
+from dualcap_jax.models import variables
+from dualcap_jax.models.config import ModelConfig
+from dualcap_jax.models.encoders import NORMALIZATIONS
+from dualcap_jax.models.encoders.efficientnet import EfficientNetConfig, Variant
+from dualcap_jax.models.language_models.gpt2 import GPT2Config
+from dualcap_jax.pretrained import efficientnet, gpt2
 from dualcap_jax.pretrained.files import locate, read_config, read_tensors
-from dualcap_jax.pretrained.tables import Entry, PretrainedError, Tensors, export, own_table
-from dualcap_jax.training.step import model_shapes
+from dualcap_jax.pretrained.original import load_original
+from dualcap_jax.pretrained.tables import PretrainedError, TensorName, Tensors, export, own_table
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
-def print_table(table: list[Entry], tensors: Tensors) -> None:
+def print_table(table: list[TensorName], tensors: Tensors) -> None:
     """Theirs -> ours, shape."""
     for name, path, _ in table:
         print(f"{name} -> {'.'.join(path)} {list(tensors[name].shape)}")
@@ -59,12 +61,12 @@ def port_encoder(source: str, tensors: Tensors, variant: str | None, out: Path) 
         0,
     )
     config = EfficientNetConfig(variant=variant, num_classes=classes, pretrained=source)  # type: ignore[arg-type]
-    shapes = model_shapes(ModelConfig(encoder=config))
+    shapes = variables.shapes(ModelConfig(encoder=config))
     tree = {kind: shapes[kind]["encoder"] for kind in ("params", "batch_stats")}
-    loaded, told = load.load_encoder(config, tree, tensors, source)
+    loaded, told = efficientnet.load(config, tree, tensors, source)
     table = efficientnet.table(config, naming, classifier=bool(classes))
     print_table([entry._replace(name=prefix + entry.name) for entry in table], tensors)
-    belongs = load.preprocessing(config)
+    belongs = efficientnet.preprocessing(config)
     mean, deviation = ([value / 255 for value in values] for values in NORMALIZATIONS[belongs.normalization])
     preprocessing = {"mean": mean, "std": deviation, "interpolation": belongs.interpolation}
     write(loaded, "encoder", {"variant": variant, **preprocessing, "crop_pct": belongs.crop_fraction}, out)
@@ -73,9 +75,9 @@ def port_encoder(source: str, tensors: Tensors, variant: str | None, out: Path) 
 
 def port_language(source: str, tensors: Tensors, out: Path) -> None:
     """Write a language model with Hugging Face's config and its tokenizer."""
-    config = load.language_as_published(GPT2Config(pretrained=source))
-    tree = {"params": model_shapes(ModelConfig(language=config))["params"]["language"]}
-    loaded, told = load.load_language(config, tree, tensors, source)
+    config = gpt2.as_published(GPT2Config(pretrained=source))
+    tree = {"params": variables.shapes(ModelConfig(language=config))["params"]["language"]}
+    loaded, told = gpt2.load(config, tree, tensors, source)
     print_table(list(gpt2.table(config, gpt2.find_prefix(tensors, source))), tensors)
     write(loaded, "language", read_config(locate(source)), out)
     for file in ("vocab.json", "merges.txt"):
@@ -92,7 +94,7 @@ def port_original(source: str, tensors: Tensors, tokenizer: str, out: Path) -> N
         encoder=replace(config.model.encoder, pretrained=None, normalization="advprop"),
         language=replace(config.model.language, pretrained=None),
     )
-    model = load.load_original(plain, model_shapes(plain), tensors, source)
+    model = load_original(plain, variables.shapes(plain), tensors, source)
     Captioner(replace(config, model=plain), model, load_tokenizer(tokenizer), 0).save_pretrained(out)
     print(f"{len(jax.tree.leaves(model))} tensors from {source}: a whole captioner")
 

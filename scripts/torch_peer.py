@@ -28,7 +28,7 @@ class Encoder(EfficientNet):
 
     remat = False
 
-    def extract_features(self, inputs):
+    def extract_features(self, inputs: torch.Tensor) -> torch.Tensor:
         """Images -> the last feature map."""
         x = self._swish(self._bn0(self._conv_stem(inputs)))
         for index, block in enumerate(self._blocks):
@@ -50,7 +50,7 @@ class Merger(nn.Module):
         for linear in (self.encoder1, self.decoder1, self.encoder2, self.decoder2):
             nn.init.xavier_normal_(linear.weight, gain=0.1)
 
-    def forward(self, image, hidden):
+    def forward(self, image: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """[batch, features] and [batch, length, width] -> [batch, length, width]."""
         image = image[:, None].expand(-1, hidden.shape[1], -1)
         hidden = hidden + self.decoder1(torch.relu(self.encoder1(torch.cat([image, hidden], 2))))
@@ -69,7 +69,9 @@ class TorchCaptioner(GPT2LMHeadModel):
         self.merger = Merger(width=config.n_embd, **merger)
         self.post_init()
 
-    def forward(self, input_ids=None, image_features=None, **kwargs):
+    def forward(
+        self, input_ids: torch.Tensor | None = None, image_features: torch.Tensor | None = None, **kwargs: Any
+    ) -> CausalLMOutputWithCrossAttentions:
         """Logits and the cache, as `generate` wants them."""
         # The cache's name among arguments and outputs is another from transformers 5.24 on.
         out = dict(self.transformer(input_ids=input_ids, **kwargs))
@@ -115,7 +117,7 @@ class Jobs:
         self.optimizer.step()
         return loss.item()
 
-    def decode(self):
+    def decode(self) -> torch.Tensor:
         """Captions of image vectors by beam search as the original's: no bigram twice, early stopping."""
         self.model.eval()
         with torch.inference_mode():

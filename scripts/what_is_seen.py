@@ -40,7 +40,7 @@ def kind_of(words: list[str], place: int) -> str:
     return next((name for name, members in KINDS.items() if words[place] in members), "others")
 
 
-def estimate(values) -> tuple[float, float]:
+def estimate(values: Sequence[float | np.floating]) -> tuple[float, float]:
     """Mean and its standard error."""
     return float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else np.nan
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dualcap_jax.config import ExperimentConfig, differences, load_experiment
-from dualcap_jax.train import parameter_counts
+from dualcap_jax.config import ExperimentConfig, load_experiment
+from dualcap_jax.models.variables import parameter_counts
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ORIGINAL = load_experiment(CONFIGS / "coco_b4_gpt2.py")
@@ -29,19 +29,3 @@ def test_the_original_is_the_original():
     assert ORIGINAL.training.loss == "all_positions"
     assert ORIGINAL.data.image_size == ORIGINAL.data.resize == 380
     assert ORIGINAL.data.max_length == 36
-
-
-@pytest.mark.parametrize(
-    ("name", "fields"),
-    [
-        ("two_stream", {"model.merger.kind"}),
-        ("layer_norm", {"model.merger.norm"}),
-        ("batch_norm", {"model.merger.norm"}),
-        ("gru", {"model.merger.kind"}),
-        ("gru_two_stream", {"model.merger.kind"}),
-        ("float16", {"model.dtype"}),
-        ("accumulate2", {"training.batch_size", "training.accumulate", "training.steps"}),
-    ],
-)
-def test_an_ablation_changes_what_it_is_named_after(name, fields):
-    assert set(differences(ORIGINAL, load_experiment(CONFIGS / f"coco_b4_gpt2_{name}.py"))) == fields

@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dualcap_jax import Captioner
+from dualcap_jax import Captioner, inference
 from dualcap_jax import caption as caption_command
-from dualcap_jax import captioner as captioner_module
 from dualcap_jax.config import load_json
+from dualcap_jax.models import variables
 from dualcap_jax.training.checkpoints import restore_model
-from dualcap_jax.training.step import model_shapes
 
 from .commands import TINY, command, environment, run
 
@@ -30,7 +29,7 @@ def rows(workdir: Path, split: str) -> list[dict]:
 
 def model_of(workdir: Path):
     config = load_json(workdir / "config.json")
-    return restore_model(workdir, model_shapes(config.model), "latest")
+    return restore_model(workdir, variables.shapes(config.model), "latest")
 
 
 def test_training_leaves_a_run_directory_that_says_how_it_went(finished):
@@ -150,10 +149,10 @@ def test_a_captioner_gives_the_same_caption_whatever_the_batch(finished):
     captioner = Captioner.load(workdir)
     rng = np.random.default_rng(1)
     arrays = [rng.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(6)]
-    captioner_module._search.clear_cache()
+    inference.search.clear_cache()
     together = captioner(arrays)  # batches of 4: the last one is ragged
     captioner(arrays[:3])
-    assert captioner_module._search._cache_size() == 1
+    assert inference.search._cache_size() == 1
     alone = [captioner([array])[0] for array in arrays]
     assert [c.text for c in together] == [c.text for c in alone]
     np.testing.assert_allclose([c.score for c in together], [c.score for c in alone], rtol=1e-4)

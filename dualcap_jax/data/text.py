@@ -24,21 +24,23 @@ def normalize_caption(text: str) -> str:
 
 
 class CaptionTokenizer:
-    """Byte-level BPE with GPT-2's way of splitting words, and one framing token.
+    """Byte-level BPE with GPT-2's way of splitting words, and the tokens that frame a caption.
 
     Any text survives `decode(encode(text))` but for its white space, which `normalize_caption` evens out. The
     framing token's own name in a caption is text like any other.
     """
 
     def __init__(self, model: models.BPE):
-        """`model`: vocabulary and merges; the vocabulary must hold `<|endoftext|>`."""
+        """`model`: vocabulary and merges; the vocabulary must hold `<|endoftext|>`, which frames captions and pads."""
         self._tokenizer = Tokenizer(model)
         self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         self._tokenizer.decoder = decoders.ByteLevel()
         vocabulary = self._tokenizer.get_vocab()
         if END_OF_TEXT not in vocabulary:
             raise DataError(f"the tokenizer's vocabulary has no {END_OF_TEXT!r} token")
+        self.start_id: int = vocabulary[END_OF_TEXT]
         self.end_id: int = vocabulary[END_OF_TEXT]
+        self.pad_id: int = vocabulary[END_OF_TEXT]
         self.vocab_size: int = max(vocabulary.values()) + 1
 
     def encode(self, caption: str, max_length: int) -> list[int]:
@@ -49,15 +51,15 @@ class CaptionTokenizer:
             max_length: tokens to keep at most; a longer caption loses its end, closing token included.
 
         Returns:
-            Token ids, `end_id` first, and last unless the caption was cut.
+            Token ids, `start_id` first, and `end_id` last unless the caption was cut.
         """
         ids = self._tokenizer.encode(" " + normalize_caption(caption)).ids
-        return [self.end_id, *ids, self.end_id][:max_length]
+        return [self.start_id, *ids, self.end_id][:max_length]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The caption in token ids: up to the closing token; an `end_id` at the start is the opening one."""
+        """The caption in token ids: up to the closing token; a `start_id` at the start is the opening one."""
         ids = [int(token) for token in ids]
-        if ids and ids[0] == self.end_id:
+        if ids and ids[0] == self.start_id:
             ids = ids[1:]
         if self.end_id in ids:
             ids = ids[: ids.index(self.end_id)]

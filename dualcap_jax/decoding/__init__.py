@@ -1,7 +1,10 @@
 """Search over any model that gives next-token logits and a cache."""
 
-from .beam_search import BeamSearchResult, NextLogits, Reorder, beam_search
-from .config import DecodingConfig
-from .sampling import sample
+from dualcap_jax.decoding.beam_search import beam_search
+from dualcap_jax.decoding.config import DecodingConfig
+from dualcap_jax.decoding.model import DecodingModel
+from dualcap_jax.decoding.result import Decoded
+from dualcap_jax.decoding.rules import Rules
+from dualcap_jax.decoding.sampling import sample
 
-__all__ = ["BeamSearchResult", "DecodingConfig", "NextLogits", "Reorder", "beam_search", "sample"]
+__all__ = ["Decoded", "DecodingConfig", "DecodingModel", "Rules", "beam_search", "sample"]

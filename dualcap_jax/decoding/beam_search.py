@@ -3,51 +3,21 @@
 The judge is `GenerationMixin._beam_search` of transformers 5.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .config import DecodingConfig
-from .constraints import Phrases, constrain
-
-Cache = Any
-"""Any pytree: what the model remembers of the hypotheses."""
-
-Context = Any
-"""Any pytree: what the model needs to know of each example, the same for all its hypotheses."""
-
-NextLogits = Callable[
-    [Int[Array, "batch beams"], Int[Array, ""], Cache, Context], tuple[Float[Array, "batch beams vocabulary"], Cache]
-]
-"""`(tokens, position, cache, context) -> (logits, cache)`: feed each hypothesis one token at a position, counted
-from 0 and the same for all; get the logits of the token after it, and the cache with it written. Hypotheses whose
-answer is not read any more are fed -1."""
-
-Reorder = Callable[[Cache, Int[Array, "batch beams"]], Cache]
-"""`(cache, ancestors) -> cache`: hypothesis i of each example is from now on the one that goes on from what
-`ancestors[:, i]` was. After the first step, which is of one hypothesis each, it makes the others."""
+from dualcap_jax.decoding.config import DecodingConfig
+from dualcap_jax.decoding.model import Cache, DecodingModel, read_prompt
+from dualcap_jax.decoding.result import Decoded
+from dualcap_jax.decoding.rules import Rules, constrain
 
 NEGLIGIBLE = -1e9
 """The score of what isn't there: far below any real hypothesis, yet finite (and transformers' number)."""
-
-
-class BeamSearchResult(NamedTuple):
-    """The captions found, best first."""
-
-    tokens: Int[Array, "batch returned max_length"]
-    """int32, from the start token to the end token (if reached), then padding."""
-    lengths: Int[Array, "batch returned"]
-    """int32, tokens before the padding, start and end counted."""
-    scores: Float[Array, "batch returned"]
-    """float32, what the hypotheses are ranked by: the sum of their tokens' constrained log-probabilities over
-    generated tokens ** length_penalty."""
-    token_log_probs: Float[Array, "batch returned max_length"]
-    """float32, the model's own log-probability of each generated token, in nats; 0 for start and padding."""
 
 
 class _State(NamedTuple):
@@ -66,45 +36,29 @@ class _State(NamedTuple):
     improvable: Bool[Array, "batch 1"]  # whether a live hypothesis may still beat a finished one
 
 
-def beam_search(
-    next_logits: NextLogits,
-    reorder: Reorder,
-    cache: Cache,
-    context: Context,
-    start: Int[Array, "batch prompt"],
-    *,
-    config: DecodingConfig,
-    end_id: int,
-    pad_id: int,
-    bad_words: Phrases = (),
-) -> BeamSearchResult:
+def beam_search(model: DecodingModel, start: Int[Array, "batch prompt"], rules: Rules) -> Decoded:
     """Find the most probable continuations of each example's first tokens.
 
-    A pure function of static shapes, to be called inside `jax.jit` with config and ids static. The prompt is of one
+    A pure function of static shapes, to be called inside `jax.jit` with the rules static. The prompt is of one
     hypothesis for each example, all that follows of `num_beams`; the loop ends when all examples are done.
 
     Args:
-        next_logits: The model. Its logits may be of any float type; the search computes in float32.
-        reorder: How its cache follows the hypotheses.
-        cache: Empty, with room for at least `max_length - 1` positions.
-        context: What else the model needs of each example (an image vector). `None` where there is nothing.
+        model: What gives logits; the search computes in float32.
         start: int32, the first tokens of each example, fewer than `max_length`.
-        config: Settings of the search; with 1 beam this is greedy search.
-        end_id: The token that ends a caption.
-        pad_id: The token written after the end.
-        bad_words: Token ids of phrases that may not occur.
+        rules: Settings of the search (with 1 beam it is greedy search), and ids.
 
     Returns:
         The `num_return_sequences` best captions of each example. Where vocabulary and bans leave fewer, the
         rest mean nothing: their scores are of the order of -1e9.
     """
-    (batch, prompt), beams = start.shape, config.num_beams
-    states = (_initial_state(start, config, pad_id),) * config.num_beam_groups
-    advance = partial(_advance_groups, config=config, prompt=prompt, end_id=end_id, pad_id=pad_id, bad_words=bad_words)
+    config, (batch, prompt) = rules.config, start.shape
+    beams = config.num_beams
+    states = (_initial_state(start, rules),) * config.num_beam_groups
+    advance = partial(_advance_groups, prompt=prompt, rules=rules)
 
-    logits, cache = read_prompt(next_logits, cache, context, start)
+    logits, cache = read_prompt(model, start)
     states = advance(states, jnp.broadcast_to(logits, (batch, beams, logits.shape[-1])))
-    cache = reorder(cache, jnp.zeros((batch, beams), jnp.int32))
+    cache = model.reorder(cache, jnp.zeros((batch, beams), jnp.int32))
 
     def is_unfinished(carry: tuple[tuple[_State, ...], Cache]) -> Bool[Array, ""]:
         states, _ = carry
@@ -116,18 +70,16 @@ def beam_search(
         last = jnp.concatenate([jnp.where(_is_done(state, config), -1, _last_tokens(state)) for state in states], 1)
         size = beams // len(states)
         ancestors = jnp.concatenate([state.ancestors + group * size for group, state in enumerate(states)], 1)
-        logits, cache = next_logits(last, states[0].length - 1, reorder(cache, ancestors), context)
+        logits, cache = model.next_logits(last, states[0].length - 1, model.reorder(cache, ancestors), model.context)
         return advance(states, logits), cache
 
     states, _ = jax.lax.while_loop(is_unfinished, step, (states, cache))
     return _best(states, config.num_return_sequences)
 
 
-def _best(states: tuple[_State, ...], number: int) -> BeamSearchResult:
+def _best(states: tuple[_State, ...], number: int) -> Decoded:
     """The best finished hypotheses of all groups."""
-    every = [
-        BeamSearchResult(state.finished, state.lengths, state.scores, state.finished_log_probs) for state in states
-    ]
+    every = [Decoded(state.finished, state.lengths, state.scores, state.finished_log_probs) for state in states]
     together = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *every)
     _, best = jax.lax.top_k(together.scores, number)
     return jax.tree.map(
@@ -137,21 +89,6 @@ def _best(states: tuple[_State, ...], number: int) -> BeamSearchResult:
 
 def _last_tokens(state: _State) -> Int[Array, "batch beams"]:
     return jax.lax.dynamic_index_in_dim(state.sequences, state.length - 1, axis=2, keepdims=False)
-
-
-def read_prompt(
-    next_logits: NextLogits, cache: Cache, context: Context, start: Int[Array, "batch prompt"]
-) -> tuple[Float[Array, "batch 1 vocabulary"], Cache]:
-    """Feed the first tokens, one hypothesis for each example; the logits of the token after them, and the cache."""
-    last = start.shape[1] - 1
-    if last:
-
-        def feed(position: Int[Array, ""], cache: Cache) -> Cache:
-            token = jax.lax.dynamic_index_in_dim(start, position, axis=1)
-            return next_logits(token, position, cache, context)[1]
-
-        cache = jax.lax.fori_loop(0, last, feed, cache)
-    return next_logits(start[:, last:], jnp.int32(last), cache, context)
 
 
 def _early_stopping(config: DecodingConfig) -> bool | str:
@@ -171,11 +108,11 @@ def _length_norms(config: DecodingConfig) -> Float[Array, "max_length"]:
     return jnp.asarray(generated**config.length_penalty, jnp.float32)
 
 
-def _initial_state(start: Int[Array, "batch prompt"], config: DecodingConfig, pad_id: int) -> _State:
+def _initial_state(start: Int[Array, "batch prompt"], rules: Rules) -> _State:
     """One live hypothesis for each example, its first tokens, and none finished."""
-    batch, prompt = start.shape
+    config, (batch, prompt) = rules.config, start.shape
     shape = batch, config.num_beams // config.num_beam_groups
-    sequences = jnp.full((*shape, config.max_length), pad_id, jnp.int32).at[:, :, :prompt].set(start[:, None])
+    sequences = jnp.full((*shape, config.max_length), rules.pad_id, jnp.int32).at[:, :, :prompt].set(start[:, None])
     nothing = jnp.zeros((*shape, config.max_length), jnp.float32)
     return _State(
         length=jnp.int32(prompt),
@@ -195,18 +132,17 @@ def _initial_state(start: Int[Array, "batch prompt"], config: DecodingConfig, pa
 def _advance_groups(
     states: tuple[_State, ...],
     logits: Float[Array, "batch beams vocabulary"],
-    *,
-    config: DecodingConfig,
-    pad_id: int,
-    **settings: Any,
+    prompt: int,
+    rules: Rules,
 ) -> tuple[_State, ...]:
     """Extend the groups one after the other, each kept from what those before it chose (Vijayakumar et al. 2018)."""
+    config = rules.config
     chosen = jnp.zeros((len(logits), 1, logits.shape[-1]), jnp.float32)  # how often each token was
     advanced = []
     for state, own in zip(states, jnp.split(logits, len(states), axis=1), strict=True):
-        advanced.append(_advance(state, own, config.diversity_penalty * chosen, config=config, **settings))
+        advanced.append(_advance(state, own, config.diversity_penalty * chosen, prompt, rules))
         # a group that is done chooses padding, as in transformers 4, which had this search
-        tokens = jnp.where(_is_done(state, config), pad_id, _last_tokens(advanced[-1]))
+        tokens = jnp.where(_is_done(state, config), rules.pad_id, _last_tokens(advanced[-1]))
         chosen = chosen.at[jnp.arange(len(logits))[:, None], 0, tokens].add(1.0)
     return tuple(advanced)
 
@@ -215,27 +151,24 @@ def _advance(
     state: _State,
     logits: Float[Array, "batch beams vocabulary"],
     penalty: Float[Array, "batch 1 vocabulary"],
-    *,
-    config: DecodingConfig,
     prompt: int,
-    end_id: int,
-    bad_words: Phrases,
+    rules: Rules,
 ) -> _State:
     """Extend all live hypotheses of a group by one token."""
-    batch, beams, vocabulary = logits.shape
+    config, (batch, beams, vocabulary) = rules.config, logits.shape
     norms = _length_norms(config)
 
     logits = logits.astype(jnp.float32)
     normalizers = jax.nn.logsumexp(logits, axis=-1)  # [batch, beams]
-    rules = state.sequences, state.length, config, end_id, bad_words
+    so_far = state.sequences, state.length
     if config.num_beams == 1:  # greedy search is constrained before the softmax
-        scores = constrain(logits, *rules)
+        scores = constrain(logits, *so_far, rules)
         offsets = state.log_probs - jax.nn.logsumexp(scores, axis=-1)
     elif config.repetition_penalty != 1 or config.diversity_penalty:  # which change log-probabilities
-        scores = constrain(logits - normalizers[:, :, None] - penalty, *rules)
+        scores = constrain(logits - normalizers[:, :, None] - penalty, *so_far, rules)
         offsets = state.log_probs
     else:  # what a ban takes away is given to nobody
-        scores = constrain(logits, *rules)
+        scores = constrain(logits, *so_far, rules)
         offsets = state.log_probs - normalizers
 
     # Twice as many candidates as beams: if all the best end here, the live beams can still be filled.
@@ -251,7 +184,7 @@ def _advance(
     own_log_probs -= jnp.take_along_axis(normalizers, ancestors, axis=1)
     candidates_log_probs = extend(state.token_log_probs, own_log_probs)
     length = state.length + 1
-    ends = (tokens == end_id) | (length >= config.max_length)
+    ends = (tokens == rules.end_id) | (length >= config.max_length)
 
     # The best that don't end live on.
     live_log_probs, live = jax.lax.top_k(candidate_log_probs + ends * NEGLIGIBLE, beams)

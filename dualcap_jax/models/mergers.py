@@ -1,12 +1,13 @@
-"""Mergers: where the picture meets the sentence, after the last layers of both backbones.
+"""Mergers: where the image meets the sentence, after the last layers of both backbones.
 
-Each takes the image vector and GPT-2's hidden states and returns hidden states of the same shape, keeping
-a skip connection from GPT-2's. All are causal: position t sees the image and hidden states up to t.
+Each takes the image vector and the language model's hidden states and returns hidden states of the same shape, keeping
+a skip connection from these. All are causal: position t sees the image and hidden states up to t.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from dualcap_jax.errors import require
-from dualcap_jax.models.dense import dense
+from dualcap_jax.ops.dense import dense
 
-State = Any
+MergerState = Any
 """What a merger carries from position to position: a pytree, each leaf [batch, captions, ...]."""
 
 PUBLISHED_HIDDEN = {
@@ -74,25 +75,47 @@ class Linear(nnx.Module):
         """x @ kernel + bias."""
         return dense(x.astype(self.dtype), self.kernel[...].astype(self.dtype), 0) + self.bias[...].astype(self.dtype)
 
-    def joint(self, image: Float[Array, "batch features"], hidden: Float[Array, "batch ... width"]):
+    def joint(
+        self, image: Float[Array, "batch features"], hidden: Float[Array, "batch ... width"]
+    ) -> Float[Array, "batch ... outputs"]:
         """The layer on [image, hidden] with the image repeated, its share computed once per image."""
         of_image, of_hidden = jnp.split(self.kernel[...].astype(self.dtype), [image.shape[-1]])
         seen = dense(image.astype(self.dtype), of_image, 0) + self.bias[...].astype(self.dtype)
         return dense(hidden.astype(self.dtype), of_hidden, 0) + _like(seen, hidden)
 
 
-def _like(image: Float[Array, "batch features"], hidden: Float[Array, "batch ... width"]):
+def _like(
+    image: Float[Array, "batch features"], hidden: Float[Array, "batch ... width"]
+) -> Float[Array, "batch ... features"]:
     """[batch, features] -> [batch, 1, ..., features], to broadcast over captions and positions."""
     return image.reshape(image.shape[0], *(1,) * (hidden.ndim - 2), -1)
 
 
+Vector = Float[Array, "batch features"]
+Hidden = Float[Array, "batch captions length width"]
+Merged = tuple[Hidden, MergerState]
+
+
 @dataclass(frozen=True)
-class Context:
-    """What a batch norm needs to know of the positions it is given."""
+class Positions:
+    """The positions that a merger is given."""
 
     mask: Bool[Array, "batch captions length"] | None = None
+    """True on real tokens; read in training alone."""
     train: bool = False
+    """Whether batch statistics are used and learnt."""
     start: int | Int[Array, ""] = 0
+    """Number of the first position."""
+
+
+class Merger(Protocol):
+    """Where image and sentence meet. Causal: a position sees the image, and hidden states up to its own."""
+
+    def init_state(self, batch: int, captions: int) -> MergerState:
+        """The state before the first position."""
+
+    def __call__(self, image: Vector, hidden: Hidden, state: MergerState, positions: Positions) -> Merged:
+        """Merge some positions of each caption; return the merged hidden states and the state after them."""
 
 
 class PositionBatchNorm(nnx.Module):
@@ -111,28 +134,32 @@ class PositionBatchNorm(nnx.Module):
         self.mean = nnx.BatchStat(jnp.zeros((positions, width)))
         self.var = nnx.BatchStat(jnp.ones((positions, width)))
 
-    def __call__(self, x: Float[Array, "batch captions length width"], context: Context):
+    def __call__(
+        self, x: Float[Array, "batch captions length width"], positions: Positions
+    ) -> Float[Array, "batch captions length width"]:
         """Normalise; in training, update the running statistics (momentum 0.1, as torch's)."""
         length = x.shape[-2]
         x = x.astype(jnp.float32)
-        mean = jax.lax.dynamic_slice_in_dim(self.mean[...], context.start, length)
-        var = jax.lax.dynamic_slice_in_dim(self.var[...], context.start, length)
-        if context.train and context.mask is not None:
-            weight = context.mask[..., None].astype(jnp.float32)
+        mean = jax.lax.dynamic_slice_in_dim(self.mean[...], positions.start, length)
+        var = jax.lax.dynamic_slice_in_dim(self.var[...], positions.start, length)
+        if positions.train and positions.mask is not None:
+            weight = positions.mask[..., None].astype(jnp.float32)
             count = weight.sum((0, 1))  # [length, 1]
             batch_mean = (x * weight).sum((0, 1)) / jnp.maximum(count, 1)
             batch_var = ((x - batch_mean) ** 2 * weight).sum((0, 1)) / jnp.maximum(count, 1)
             unbiased = batch_var * count / jnp.maximum(count - 1, 1)
             momentum = jnp.where(count >= 2, 0.1, 0.0)
-            update = jax.lax.stop_gradient
-            self.mean[...] = self.mean[...].at[:length].add(update(momentum * (batch_mean - mean)))
-            self.var[...] = self.var[...].at[:length].add(update(momentum * (unbiased - var)))
+            new_mean, new_var = jax.lax.stop_gradient((momentum * (batch_mean - mean), momentum * (unbiased - var)))
+            self.mean[...] = self.mean[...].at[:length].add(new_mean)
+            self.var[...] = self.var[...].at[:length].add(new_var)
             mean, var = jnp.where(count >= 2, batch_mean, mean), jnp.where(count >= 2, batch_var, var)
         y = (x - mean) * jax.lax.rsqrt(var + 1e-5) * self.scale[...] + self.bias[...]
         return y.astype(self.dtype)
 
 
-def _make_norm(config: MergerConfig, width: int, dtype: DTypeLike, rngs: nnx.Rngs):
+def _make_norm(
+    config: MergerConfig, width: int, dtype: DTypeLike, rngs: nnx.Rngs
+) -> nnx.LayerNorm | PositionBatchNorm | None:
     if config.norm == "layer":
         return nnx.LayerNorm(width, epsilon=1e-5, dtype=dtype, use_fast_variance=False, rngs=rngs)
     return PositionBatchNorm(config.positions, width, dtype=dtype) if config.norm == "batch" else None
@@ -141,19 +168,21 @@ def _make_norm(config: MergerConfig, width: int, dtype: DTypeLike, rngs: nnx.Rng
 class Bottleneck(nnx.Module):
     """The MLP unit of a merger: decoder(relu(norm(encoder(x))))."""
 
-    def __init__(self, config: MergerConfig, inputs: int, hidden: int, outputs: int, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: MergerConfig, inputs: int, hidden: int, outputs: int, dtype: DTypeLike, rngs: nnx.Rngs):
         self.encoder = Linear(inputs, hidden, gain=config.init_gain, dtype=dtype, rngs=rngs)
         self.norm = _make_norm(config, hidden, dtype, rngs)
         self.decoder = Linear(hidden, outputs, gain=config.init_gain, dtype=dtype, rngs=rngs)
 
-    def init_state(self, batch: int, captions: int):
+    def init_state(self, batch: int, captions: int) -> MergerState:
         """Nothing is remembered between positions."""
         return ()
 
-    def __call__(self, encoded, state, context: "Context"):
-        """From the encoder's output [batch, captions, length, hidden] on."""
+    def __call__(
+        self, encoded: Float[Array, "batch captions length hidden"], state: MergerState, positions: Positions
+    ) -> tuple[Float[Array, "batch captions length outputs"], MergerState]:
+        """From the encoder's output on."""
         if isinstance(self.norm, PositionBatchNorm):
-            encoded = self.norm(encoded, context)
+            encoded = self.norm(encoded, positions)
         elif self.norm is not None:
             encoded = self.norm(encoded)
         return self.decoder(jax.nn.relu(encoded)), state
@@ -162,20 +191,24 @@ class Bottleneck(nnx.Module):
 class GRUUnit(nnx.Module):
     """The recurrent unit of a merger, decoder(GRU(x)), or the GRU alone; torch's GRU equations."""
 
-    def __init__(self, config: MergerConfig, inputs: int, hidden: int, outputs: int | None, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, config: MergerConfig, inputs: int, hidden: int, outputs: int | None, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
         self.hidden = hidden
         self.encoder = Linear(inputs, 3 * hidden, gain=config.init_gain, dtype=dtype, rngs=rngs)
         self.recurrent = Linear(hidden, 3 * hidden, gain=config.init_gain, dtype=dtype, rngs=rngs)
         self.decoder = outputs and Linear(hidden, outputs, gain=config.init_gain, dtype=dtype, rngs=rngs)
 
-    def init_state(self, batch: int, captions: int):
+    def init_state(self, batch: int, captions: int) -> Float[Array, "batch captions hidden"]:
         """The state before the first position, float32 [batch, captions, hidden]."""
         return jnp.zeros((batch, captions, self.hidden))
 
-    def __call__(self, encoded, state, context: "Context"):
-        """From the encoder's output [batch, captions, length, 3 * hidden] on."""
+    def __call__(
+        self, encoded: Float[Array, "batch captions length gates"], state: MergerState, positions: Positions
+    ) -> tuple[Float[Array, "batch captions length outputs"], MergerState]:
+        """From the encoder's output on: the three gates' inputs side by side."""
 
-        def step(carry, gates):
+        def step(carry: Array, gates: Array) -> tuple[Array, Array]:
             reset, update, new = jnp.split(gates.astype(jnp.float32), 3, -1)
             r, z, n = jnp.split(self.recurrent(carry).astype(jnp.float32), 3, -1)
             z = jax.nn.sigmoid(update + z)
@@ -196,14 +229,14 @@ class SkipMLP(nnx.Module):
         self.first = Bottleneck(config, features + width, first, width, dtype, rngs)
         self.second = Bottleneck(config, width, second, width, dtype, rngs)
 
-    def init_state(self, batch: int, captions: int) -> State:
+    def init_state(self, batch: int, captions: int) -> MergerState:
         """Nothing is remembered between positions."""
         return ()
 
-    def __call__(self, image, hidden, state: State, context: "Context"):
-        """See `merge`."""
-        hidden += self.first(self.first.encoder.joint(image, hidden), (), context)[0]
-        hidden += self.second(self.second.encoder(hidden), (), context)[0]
+    def __call__(self, image: Vector, hidden: Hidden, state: MergerState, positions: Positions) -> Merged:
+        """See `Merger`."""
+        hidden += self.first(self.first.encoder.joint(image, hidden), (), positions)[0]
+        hidden += self.second(self.second.encoder(hidden), (), positions)[0]
         return hidden, state
 
 
@@ -224,17 +257,17 @@ class TwoStream(nnx.Module):
         self.text_stream = unit(config, both, text, width, dtype, rngs)
         self.last = unit(config, both, last, width, dtype, rngs)
 
-    def init_state(self, batch: int, captions: int) -> State:
+    def init_state(self, batch: int, captions: int) -> MergerState:
         """Of the three units."""
         return tuple(unit.init_state(batch, captions) for unit in (self.image_stream, self.text_stream, self.last))
 
-    def __call__(self, image, hidden, state: State, context: "Context"):
-        """See `merge`."""
-        seen, first = self.image_stream(self.image_stream.encoder.joint(image, hidden), state[0], context)
-        text, second = self.text_stream(self.text_stream.encoder.joint(image, hidden), state[1], context)
+    def __call__(self, image: Vector, hidden: Hidden, state: MergerState, positions: Positions) -> Merged:
+        """See `Merger`."""
+        seen, first = self.image_stream(self.image_stream.encoder.joint(image, hidden), state[0], positions)
+        text, second = self.text_stream(self.text_stream.encoder.joint(image, hidden), state[1], positions)
         seen, text = seen + _like(image, hidden), text + hidden
         both = jnp.concatenate([seen, text], -1)
-        out, third = self.last(self.last.encoder(both), state[2], context)
+        out, third = self.last(self.last.encoder(both), state[2], positions)
         return out + (text if self.recurrent else hidden), (first, second, third)
 
 
@@ -246,19 +279,18 @@ class GRU(nnx.Module):
         self.first = GRUUnit(config, features + width, first, None, dtype, rngs)
         self.second = GRUUnit(config, first, second, width, dtype, rngs)
 
-    def init_state(self, batch: int, captions: int) -> State:
+    def init_state(self, batch: int, captions: int) -> MergerState:
         """Of the two layers."""
         return self.first.init_state(batch, captions), self.second.init_state(batch, captions)
 
-    def __call__(self, image, hidden, state: State, context: "Context"):
-        """See `merge`."""
-        x, first = self.first(self.first.encoder.joint(image, hidden), state[0], context)
-        x, second = self.second(self.second.encoder(x), state[1], context)
+    def __call__(self, image: Vector, hidden: Hidden, state: MergerState, positions: Positions) -> Merged:
+        """See `Merger`."""
+        x, first = self.first(self.first.encoder.joint(image, hidden), state[0], positions)
+        x, second = self.second(self.second.encoder(x), state[1], positions)
         return x + hidden, (first, second)
 
 
-Merger = SkipMLP | TwoStream | GRU
-KINDS: dict[str, type[SkipMLP] | type[TwoStream] | type[GRU]] = {
+KINDS: dict[str, Callable[..., Merger]] = {
     "skip_mlp": SkipMLP,
     "two_stream": TwoStream,
     "gru_two_stream": TwoStream,
@@ -278,12 +310,12 @@ def merge(
     Args:
         merger: any of `KINDS`.
         image: one vector per image, shared by its captions.
-        hidden: GPT-2's hidden states.
+        hidden: the language model's hidden states.
         mask: True on real tokens (read by batch norm in training alone).
         train: use and update batch statistics.
     """
     state = merger.init_state(*hidden.shape[:2])
-    return merger(image.astype(hidden.dtype), hidden, state, Context(mask, train))[0]
+    return merger(image.astype(hidden.dtype), hidden, state, Positions(mask, train))[0]
 
 
 def merge_step(
@@ -291,9 +323,9 @@ def merge_step(
     image: Float[Array, "batch features"],
     hidden: Float[Array, "batch captions width"],
     position: Int[Array, ""],
-    state: State,
-) -> tuple[Float[Array, "batch captions width"], State]:
+    state: MergerState,
+) -> tuple[Float[Array, "batch captions width"], MergerState]:
     """Merge one more position of each caption, as `merge` would at that position, and the state after it."""
-    context = Context(start=position)
-    merged, state = merger(image.astype(hidden.dtype), hidden[:, :, None], state, context)
+    positions = Positions(start=position)
+    merged, state = merger(image.astype(hidden.dtype), hidden[:, :, None], state, positions)
     return merged[:, :, 0], state

@@ -1,11 +1,16 @@
 """EfficientNet's names in timm, in efficientnet-pytorch, in the authors' TensorFlow checkpoints and in ported files."""
 
 import re
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, cast
 
-from dualcap_jax.models.efficientnet import EfficientNetConfig
-from dualcap_jax.pretrained.tables import Entry, Path, PretrainedError, Tensors
+import numpy as np
+
+from dualcap_jax.models.encoders.efficientnet import VARIANTS, EfficientNetConfig
+from dualcap_jax.models.encoders.encoder import NORMALIZATIONS, Normalization
+from dualcap_jax.pretrained.files import locate, read_config
+from dualcap_jax.pretrained.preprocessing import Preprocessing
+from dualcap_jax.pretrained.tables import PretrainedError, TensorName, Tensors, Tree, TreePath, port
 
 Naming = Literal["timm", "efficientnet-pytorch", "tensorflow", "ours"]
 
@@ -102,7 +107,7 @@ def find_naming(tensors: Tensors, source: str) -> tuple[Naming, str]:
     )
 
 
-def table(config: EfficientNetConfig, naming: Naming, *, classifier: bool) -> Iterator[Entry]:
+def table(config: EfficientNetConfig, naming: Naming, *, classifier: bool) -> Iterator[TensorName]:
     """Line by line, what each array of the encoder is called; paths begin with "params" or "batch_stats".
 
     Args:
@@ -112,39 +117,39 @@ def table(config: EfficientNetConfig, naming: Naming, *, classifier: bool) -> It
     """
     if naming == "ours":
         for _, (kind, *rest), _ in table(config, "timm", classifier=classifier):
-            yield Entry(".".join((kind, "encoder", *rest)), (kind, *rest), "same")
+            yield TensorName(".".join((kind, "encoder", *rest)), (kind, *rest), "same")
         return
     names, classifier_name = _NAMES[naming]
     library = "tensorflow" if naming == "tensorflow" else "torch"
     conv, depthwise, squeezed, dense = _LAYOUTS[library]
     separator, kernel = ("/", "kernel") if library == "tensorflow" else (".", "weight")
 
-    def norm(name: str, path: Path) -> Iterator[Entry]:
+    def norm(name: str, path: TreePath) -> Iterator[TensorName]:
         for ours, theirs in _NORM_SUFFIXES[library].items():
             kind = "batch_stats" if ours in ("mean", "var") else "params"
-            yield Entry(f"{name}{separator}{theirs}", (kind, *path, ours), "same")
+            yield TensorName(f"{name}{separator}{theirs}", (kind, *path, ours), "same")
 
     whole, *blocks = names(config)
-    yield Entry(whole["stem"], ("params", "stem"), conv)
+    yield TensorName(whole["stem"], ("params", "stem"), conv)
     yield from norm(whole["stem_norm"], ("stem_norm",))
     for index, block in enumerate(blocks):
         path = ("blocks", str(index))
         if index >= config.repeats[0]:  # the first stage does not expand
-            yield Entry(block["conv0"], ("params", *path, "expand", "kernel"), conv)
+            yield TensorName(block["conv0"], ("params", *path, "expand", "kernel"), conv)
             yield from norm(block["norm0"], (*path, "expand_norm"))
-        yield Entry(block["conv1"], ("params", *path, "depthwise"), depthwise)
+        yield TensorName(block["conv1"], ("params", *path, "depthwise"), depthwise)
         yield from norm(block["norm1"], (*path, "depthwise_norm"))
         for part in () if config.is_lite else ("reduce", "expand"):
             layer = ("params", *path, "squeeze_excite", part)
-            yield Entry(f"{block[part]}{separator}{kernel}", (*layer, "kernel"), squeezed)
-            yield Entry(f"{block[part]}{separator}bias", (*layer, "bias"), "same")
-        yield Entry(block["conv2"], ("params", *path, "project", "kernel"), conv)
+            yield TensorName(f"{block[part]}{separator}{kernel}", (*layer, "kernel"), squeezed)
+            yield TensorName(f"{block[part]}{separator}bias", (*layer, "bias"), "same")
+        yield TensorName(block["conv2"], ("params", *path, "project", "kernel"), conv)
         yield from norm(block["norm2"], (*path, "project_norm"))
-    yield Entry(whole["head"], ("params", "head", "kernel"), conv)
+    yield TensorName(whole["head"], ("params", "head", "kernel"), conv)
     yield from norm(whole["head_norm"], ("head_norm",))
     if classifier:
-        yield Entry(classifier_name.format(kernel), ("params", "classifier", "kernel"), dense)
-        yield Entry(classifier_name.format("bias"), ("params", "classifier", "bias"), "same")
+        yield TensorName(classifier_name.format(kernel), ("params", "classifier", "kernel"), dense)
+        yield TensorName(classifier_name.format("bias"), ("params", "classifier", "bias"), "same")
 
 
 def is_extra(name: str) -> bool:
@@ -156,3 +161,75 @@ def averaged(tensors: Tensors) -> Tensors:
     """A TensorFlow checkpoint's variables, each by its exponential moving average where it has one."""
     names = {name.removesuffix(_AVERAGE): name for name in sorted(tensors, key=lambda name: name.endswith(_AVERAGE))}
     return {plain: tensors[name] for plain, name in names.items()}
+
+
+def preprocessing(config: EfficientNetConfig) -> Preprocessing:
+    """What belongs to the encoder's pretrained weights: as their config.json says, else as their authors did it.
+
+    Raises:
+        PretrainedError: when they cannot be had, or want colours scaled in a way not known here.
+    """
+    source = config.pretrained
+    assert source is not None
+    published = read_config(locate(source, config.revision))
+    published = published.get("pretrained_cfg", published)
+    nominal = VARIANTS[config.variant][2]
+    crop_fraction = float(published.get("crop_pct") or nominal / (nominal + 32))
+    interpolation: Literal["bilinear", "bicubic"] = (
+        "bilinear" if published.get("interpolation") == "bilinear" else "bicubic"
+    )
+    return Preprocessing(_normalization(config, source, published), interpolation, crop_fraction)
+
+
+def _normalization(config: EfficientNetConfig, source: str, published: Mapping[str, Any]) -> Normalization:
+    if "mean" in published and "std" in published:
+        theirs = [255 * value for name in ("mean", "std") for value in published[name]]
+        for name, (mean, deviation) in NORMALIZATIONS.items():
+            if np.allclose(theirs, [*mean, *deviation], atol=0.01):
+                return cast(Normalization, name)
+        raise PretrainedError(
+            f"{source}: config.json has mean {published['mean']} and std {published['std']}; set "
+            f"model.encoder.normalization to one of {', '.join(NORMALIZATIONS)}"
+        )
+    if config.is_lite:
+        return "lite"
+    is_adversarial = re.search(r"advprop|(^|[^a-z])(ap|adv)([^a-z]|$)", source.lower())
+    return "advprop" if is_adversarial else "imagenet"
+
+
+def load(config: EfficientNetConfig, tree: Tree, tensors: Tensors, source: str) -> tuple[dict[str, Any], str]:
+    """An encoder's params and batch_stats with the tensors of a file in them, and one sentence on what was done.
+
+    A classifier of another length, or one not wanted (`num_classes` 0), is left out, and said so.
+
+    Args:
+        config: the network's.
+        tree: {"params": ..., "batch_stats": ...} of the encoder alone.
+        tensors: of a file in the names of timm, efficientnet-pytorch or the authors.
+        source: the file's name, for messages.
+
+    Raises:
+        PretrainedError: when the tensors do not fit.
+    """
+    naming, prefix = find_naming(tensors, source)
+    if naming == "tensorflow":
+        tensors = averaged(tensors)
+    if (variant := find_variant(source) or config.variant) != config.variant:
+        raise PretrainedError(f"{source}: weights of {variant}, but model.encoder.variant is {config.variant}")
+    names = [entry._replace(name=prefix + entry.name) for entry in table(config, naming, classifier=True)]
+    kernel, bias = names[-2:]
+    has_one = kernel.name in tensors or bias.name in tensors
+    classes = len(tensors.get(bias.name, ()))
+    if has_one and config.num_classes and classes in (0, config.num_classes):
+        told = f"encoder: {len(names)} tensors from {source}"
+        return port(names, tensors, tree, source, extras=is_extra), told
+
+    def is_left_out(name: str) -> bool:
+        return name in (kernel.name, bias.name) or is_extra(name)
+
+    params = dict(tree["params"])
+    classifier = {"classifier": params.pop("classifier")} if "classifier" in params else {}
+    body = port(names[:-2], tensors, {**tree, "params": params}, source, extras=is_left_out)
+    body["params"] |= classifier
+    which = f"the new one has {config.num_classes} classes" if config.num_classes else "num_classes is 0"
+    return body, f"encoder: {len(names) - 2} tensors from {source}, without its classifier ({which})"

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from dualcap_jax.models.gpt2 import GPT2Config
-from dualcap_jax.pretrained.tables import Entry, Path, PretrainedError, Tensors
+from dualcap_jax.models.language_models.gpt2 import GPT2Config
+from dualcap_jax.pretrained.files import locate, read_config
+from dualcap_jax.pretrained.tables import PretrainedError, TensorName, Tensors, Tree, TreePath, own_table, port
 
 # What transformers' GPT2Config may say beside the shape: ours is GPT-2 as published.
 _REQUIRED = {
@@ -60,15 +61,15 @@ def find_prefix(tensors: Tensors, source: str) -> str:
     raise PretrainedError(f"{source}: no GPT-2 in Hugging Face's names (wte.weight is not among the tensors)")
 
 
-def table(config: GPT2Config, prefix: str = "") -> Iterator[Entry]:
+def table(config: GPT2Config, prefix: str = "") -> Iterator[TensorName]:
     """Line by line, what each array of the language model is called; paths begin with "params"."""
 
-    def both(name: str, path: Path, kernel: str, kind: str) -> Iterator[Entry]:
-        yield Entry(f"{prefix}{name}.weight", ("params", *path, kernel), kind)
-        yield Entry(f"{prefix}{name}.bias", ("params", *path, "bias"), "same")
+    def both(name: str, path: TreePath, kernel: str, kind: str) -> Iterator[TensorName]:
+        yield TensorName(f"{prefix}{name}.weight", ("params", *path, kernel), kind)
+        yield TensorName(f"{prefix}{name}.bias", ("params", *path, "bias"), "same")
 
-    yield Entry(f"{prefix}wte.weight", ("params", "token_embedding"), "same")
-    yield Entry(f"{prefix}wpe.weight", ("params", "position_embedding"), "same")
+    yield TensorName(f"{prefix}wte.weight", ("params", "token_embedding"), "same")
+    yield TensorName(f"{prefix}wpe.weight", ("params", "position_embedding"), "same")
     for index in range(config.layers):
         path, name = ("blocks", str(index)), f"h.{index}"
         yield from both(f"{name}.ln_1", (*path, "attention_norm"), "scale", "same")
@@ -83,3 +84,29 @@ def table(config: GPT2Config, prefix: str = "") -> Iterator[Entry]:
 def is_extra(name: str) -> bool:
     """Whether a tensor is known to hold no weight of its own: attention's mask, and the tied output layer."""
     return name.endswith((".attn.bias", ".attn.masked_bias")) or name == "lm_head.weight"
+
+
+def as_published(config: GPT2Config) -> GPT2Config:
+    """The configuration with the shape of its pretrained weights.
+
+    Raises:
+        PretrainedError: when they cannot be had or are no GPT-2.
+    """
+    assert config.pretrained is not None
+    published = read_config(locate(config.pretrained, config.revision))
+    if not published:
+        raise PretrainedError(f"{config.pretrained}: no config.json beside the weights")
+    return shaped(config, published, config.pretrained)
+
+
+def load(config: GPT2Config, tree: Tree, tensors: Tensors, source: str) -> tuple[dict[str, Any], str]:
+    """The language model's {"params": ...} with the tensors of a file in it, and one sentence on what was done.
+
+    Raises:
+        PretrainedError: when the tensors do not fit.
+    """
+    if "params.language.token_embedding" in tensors:  # what scripts/port_weights.py wrote
+        names = own_table(tree, ("language",))
+    else:
+        names = list(table(config, find_prefix(tensors, source)))
+    return port(names, tensors, tree, source, extras=is_extra), f"language: {len(names)} tensors from {source}"

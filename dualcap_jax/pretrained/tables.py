@@ -8,7 +8,9 @@ import numpy as np
 from dualcap_jax.errors import UserError
 
 Tensors = Mapping[str, np.ndarray]
-Path = tuple[str, ...]
+Tree = Mapping[str, Any]
+"""Nested dicts of arrays."""
+TreePath = tuple[str, ...]
 """Where an array lies in our nested dicts, such as ("params", "encoder", "stem")."""
 
 
@@ -16,12 +18,12 @@ class PretrainedError(UserError):
     """Published weights that cannot be had, read or fitted; the message says which and what to do."""
 
 
-class Entry(NamedTuple):
-    """One line of a table."""
+class TensorName(NamedTuple):
+    """One line of a table: what an array of ours is called in a published file."""
 
     name: str
-    path: Path
-    kind: str
+    path: TreePath
+    layout: str
     """Of `LAYOUTS`."""
 
 
@@ -39,7 +41,7 @@ LAYOUTS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarra
 }
 
 
-def flatten(tree: Mapping[Any, Any], prefix: Path = ()) -> Iterator[tuple[Path, Any]]:
+def flatten(tree: Mapping[Any, Any], prefix: TreePath = ()) -> Iterator[tuple[TreePath, Any]]:
     """The leaves of nested dicts with their paths; keys that are numbers become strings."""
     for key, value in tree.items():
         path = (*prefix, str(key))
@@ -49,7 +51,7 @@ def flatten(tree: Mapping[Any, Any], prefix: Path = ()) -> Iterator[tuple[Path, 
             yield path, value
 
 
-def unflatten(tree: Mapping[Any, Any], leaves: Mapping[Path, Any], prefix: Path = ()) -> dict[Any, Any]:
+def unflatten(tree: Mapping[Any, Any], leaves: Mapping[TreePath, Any], prefix: TreePath = ()) -> dict[Any, Any]:
     """Nested dicts like `tree` with `leaves` in it; what `leaves` lacks stays."""
     filled = {}
     for key, value in tree.items():
@@ -64,13 +66,13 @@ def _listed(names: Iterable[str], limit: int = 8) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def own_table(tree: Mapping[str, Any], prefix: Path = ()) -> list[Entry]:
+def own_table(tree: Mapping[str, Any], prefix: TreePath = ()) -> list[TensorName]:
     """Our own names: the path of each array with dots, `prefix` (none of `tree`'s) after its first word."""
-    return [Entry(".".join((path[0], *prefix, *path[1:])), path, "same") for path, _ in flatten(tree)]
+    return [TensorName(".".join((path[0], *prefix, *path[1:])), path, "same") for path, _ in flatten(tree)]
 
 
 def port(
-    table: Iterable[Entry],
+    table: Iterable[TensorName],
     tensors: Tensors,
     tree: Mapping[str, Any],
     source: str,
@@ -96,9 +98,9 @@ def port(
         if entry.name not in tensors or entry.path not in ours:
             continue
         tensor, target = tensors[entry.name], ours[entry.path]
-        ours_to_theirs, expected = LAYOUTS[entry.kind][1], np.broadcast_to(np.False_, target.shape)
+        ours_to_theirs, expected = LAYOUTS[entry.layout][1], np.broadcast_to(np.False_, target.shape)
         if tensor.shape == ours_to_theirs(expected).shape:
-            filled[entry.path] = np.ascontiguousarray(LAYOUTS[entry.kind][0](tensor), target.dtype)
+            filled[entry.path] = np.ascontiguousarray(LAYOUTS[entry.layout][0](tensor), target.dtype)
         else:
             wrong.append(f"{entry.name} is {list(tensor.shape)}, not {list(ours_to_theirs(expected).shape)}")
     problems = {
@@ -114,7 +116,7 @@ def port(
     return unflatten(tree, filled)
 
 
-def export(table: Iterable[Entry], tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def export(table: Iterable[TensorName], tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The tensors of a file in the table's names: `port` read backwards."""
     ours = dict(flatten(tree))
-    return {entry.name: np.ascontiguousarray(LAYOUTS[entry.kind][1](np.asarray(ours[entry.path]))) for entry in table}
+    return {entry.name: np.ascontiguousarray(LAYOUTS[entry.layout][1](np.asarray(ours[entry.path]))) for entry in table}

@@ -10,7 +10,6 @@ import jax
 import orbax.checkpoint as ocp
 
 from dualcap_jax.errors import UserError
-from dualcap_jax.training.step import State
 
 Which = Literal["best", "latest"]
 
@@ -49,7 +48,7 @@ class Checkpoints:
         restored = self._best.restore(step, args=ocp.args.Composite(scores=ocp.args.JsonRestore()))
         return restored["scores"]["loss"]
 
-    def save(self, step: int, state: State, iterator: grain.DatasetIterator) -> None:
+    def save(self, step: int, state: dict[str, Any], iterator: grain.DatasetIterator) -> None:
         """Save all that resuming at `step` needs, replacing the checkpoint before it."""
         if step == self._latest.latest_step():
             return
@@ -60,7 +59,7 @@ class Checkpoints:
         )
         self._latest.save(step, args=items)
 
-    def save_best(self, step: int, state: State, loss: float) -> None:
+    def save_best(self, step: int, state: dict[str, Any], loss: float) -> None:
         """Save the model alone as the best so far, replacing the best before it."""
         items = ocp.args.Composite(
             model=ocp.args.StandardSave(state["model"]),
@@ -68,8 +67,8 @@ class Checkpoints:
         )
         self._best.save(step, args=items)
 
-    def restore(self, state: State, iterator: grain.DatasetIterator) -> State:
-        """The latest state, in the shapes of `state`; sets `iterator` to where it was.
+    def restore(self, state: dict[str, Any], iterator: grain.DatasetIterator) -> dict[str, Any]:
+        """The latest state, in the shapes that `state` tells; sets `iterator` to where it was.
 
         Raises:
             CheckpointError: when it is of another network.
@@ -90,19 +89,24 @@ class Checkpoints:
         self._best.close()
 
 
+def differing(model: Any, wanted: Any) -> str:
+    """The first array whose shape is not the wanted one, in words; nothing where all are."""
+    there, asked = (
+        {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (model, wanted))
+    )
+    names = sorted(name for name in there.keys() | asked.keys() if there.get(name) != asked.get(name))
+    return f"{names[0]} is {there.get(names[0], 'not there')}, wanted {asked.get(names[0], 'none')}" if names else ""
+
+
 def _require_fit(manager: ocp.CheckpointManager, step: int | None, model: Any) -> None:
     """Raise `CheckpointError` for a checkpoint of another network, before orbax would fail half-way."""
     with ocp.StandardCheckpointer() as reader:
         metadata = reader.metadata(manager.directory / str(step) / "model")
-    saved, wanted = (
-        {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
-        for leaves in map(jax.tree_util.tree_leaves_with_path, (metadata.item_metadata.tree, model))
-    )
-    if differing := sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name)):
-        name = differing[0]
+    if told := differing(metadata.item_metadata.tree, model):
         raise CheckpointError(
             f"{manager.directory}: the checkpoint of step {step} does not fit the network of config.json; was it "
-            f"written by another version? ({name} is {saved.get(name, 'not there')}, wanted {wanted.get(name, 'none')})"
+            f"written by another version? ({told})"
         )
 
 

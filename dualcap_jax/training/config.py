@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dualcap_jax.errors import require
-from dualcap_jax.models.dual import Part
+from dualcap_jax.models.config import Part
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ import json
 import math
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +92,12 @@ class Progress:
             left_text = f", {left / 60:.1f} min left" if math.isfinite(left) else ""
             print(f"step {step}/{self._steps}  loss {loss:.3f}  {rate:.1f} images/s{left_text}", flush=True)
 
-    def pause(self, seconds: float) -> None:
-        """Leave `seconds` of validation or saving out of the rate."""
-        self._paused += seconds
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave what is done meanwhile out of the rate."""
+        began = time.monotonic()
+        yield
+        self._paused += time.monotonic() - began
 
     def say(self, text: str) -> None:
         """Print a line without breaking the bar."""

@@ -1,5 +1,8 @@
 """Adam with a schedule, and learning rates of their own for encoder, language model and merger."""
 
+from functools import partial
+from operator import mul
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -28,12 +31,11 @@ def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
     Its trees are dicts whose top-level keys name the parts: "encoder", "language", "merger".
     """
 
-    def scale_parts(updates, params=None):
-        del params
+    def scale_parts(updates: optax.Updates, params: optax.Params | None = None) -> optax.Updates:
         factors = {part: getattr(config, f"{part}_learning_rate") for part in updates}
-        return {part: jax.tree.map(lambda u: u * factors[part], tree) for part, tree in updates.items()}  # noqa: B023
+        return {part: jax.tree.map(partial(mul, factors[part]), tree) for part, tree in updates.items()}
 
-    def is_kernel(params):
+    def is_kernel(params: optax.Params) -> optax.Params:
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
     return optax.chain(

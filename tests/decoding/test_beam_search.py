@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dualcap_jax.decoding import DecodingConfig, beam_search
+from dualcap_jax.decoding import DecodingConfig, DecodingModel, Rules, beam_search
 from dualcap_jax.decoding.beam_search import top_k
-from dualcap_jax.decoding.constraints import ban_repeated_ngrams
+from dualcap_jax.decoding.rules import ban_repeated_ngrams
 
 from .toy_model import Weights, empty_cache, generate_arguments, make_next_logits, make_torch_model, reorder
 
@@ -28,9 +28,8 @@ def torch():
 
 @partial(jax.jit, static_argnames=("config", "bad_words"))
 def search(weights: Weights, start: jax.Array, image: jax.Array, config: DecodingConfig, bad_words=()):
-    rules = {"config": config, "end_id": END, "pad_id": PAD, "bad_words": bad_words}
-    cache = empty_cache(weights, len(start))
-    return beam_search(make_next_logits(weights), reorder, cache, image, start, **rules)
+    model = DecodingModel(make_next_logits(weights), reorder, empty_cache(weights, len(start)), image)
+    return beam_search(model, start, Rules(config, END, PAD, bad_words))
 
 
 def draw_inputs(seed: int, batch: int, width: int = 8, prompt: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -177,10 +176,10 @@ def test_diverse_beams_are_those_of_transformers_4():
     for case in json.loads(Path(__file__).with_name("diverse_beams.json").read_text()):
         weights = Weights.draw(case["seed"], case["vocab"], end_id=case["end"], end_bias=case["bias"])
         image = np.random.default_rng(case["seed"]).normal(size=(case["batch"], 8)).astype(np.float32)
-        about = make_next_logits(weights), reorder, empty_cache(weights, case["batch"]), image
+        model = DecodingModel(make_next_logits(weights), reorder, empty_cache(weights, case["batch"]), image)
         start = jnp.full((case["batch"], 1), case["start"], jnp.int32)
         config = DecodingConfig(**case["settings"])
-        found = beam_search(*about, start, config=config, end_id=case["end"], pad_id=case["end"])
+        found = beam_search(model, start, Rules(config, case["end"], case["end"]))
         theirs = [row + [case["end"]] * (config.max_length - len(row)) for row in case["sequences"]]
         np.testing.assert_array_equal(found.tokens.reshape(-1, config.max_length), theirs)
         np.testing.assert_allclose(found.scores.reshape(-1), case["scores"], rtol=1e-4, atol=1e-5)
@@ -217,7 +216,7 @@ def count_steps(config: DecodingConfig, logits: np.ndarray) -> int:
         return jnp.broadcast_to(row, (*tokens.shape, VOCABULARY)), cache
 
     start, nothing = jnp.zeros((2, 1), jnp.int32), lambda cache, ancestors: cache
-    found = beam_search(next_logits, nothing, (), None, start, config=config, end_id=END, pad_id=PAD)
+    found = beam_search(DecodingModel(next_logits, nothing, ()), start, Rules(config, END, PAD))
     jax.block_until_ready(found.tokens)
     jax.effects_barrier()
     assert steps == list(range(len(steps)))

@@ -6,15 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
-from dualcap_jax.decoding import DecodingConfig, beam_search
-from dualcap_jax.models.dual import ModelConfig
-from dualcap_jax.models.efficientnet import EfficientNetConfig
-from dualcap_jax.models.gpt2 import GPT2Config
+from dualcap_jax.decoding import DecodingConfig, DecodingModel, Rules, beam_search
+from dualcap_jax.models import variables
+from dualcap_jax.models.config import ModelConfig
+from dualcap_jax.models.encoders.efficientnet import EfficientNetConfig
+from dualcap_jax.models.language_models.gpt2 import GPT2Config
 from dualcap_jax.models.mergers import MergerConfig
-from dualcap_jax.pretrained.load import load_original
-from dualcap_jax.training.step import graph, init_model
+from dualcap_jax.pretrained.original import load_original
 from tests.pretrained.test_original import original_names, peer_network
 
 from .toy_model import generate_arguments
@@ -39,16 +38,16 @@ def twins(size: str):
         MergerConfig(hidden=(384, 256), positions=40),
     )
     tensors = {name: value.numpy() for name, value in original_names(peer).items()}
-    model, graphdef = load_original(config, init_model(config, 0), tensors, "peer"), graph(config)
+    model = load_original(config, variables.init(config, 0), tensors, "peer")
 
     def search(features, settings):
         @jax.jit
         def run(model):
-            network = nnx.merge(graphdef, model["params"], model["batch_stats"], copy=True)
+            network = variables.bind(config, model)
             cache = network.init_cache(len(features), settings.num_beams, settings.max_length)
             start = jnp.full((len(features), 1), end_id, jnp.int32)
-            about = network.next_logits, network.reorder_cache, cache, jnp.asarray(features), start
-            return beam_search(*about, config=settings, end_id=end_id, pad_id=end_id)
+            decoded = DecodingModel(network.next_logits, network.reorder_cache, cache, jnp.asarray(features))
+            return beam_search(decoded, start, Rules(settings, end_id, end_id))
 
         return jax.device_get(run(model))
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dualcap_jax.decoding import DecodingConfig, sample
+from dualcap_jax.decoding import DecodingConfig, DecodingModel, Rules, sample
 from dualcap_jax.decoding.sampling import filter_scores
 
 from .toy_model import Weights, empty_cache, make_next_logits, reorder
@@ -19,21 +19,8 @@ def draw(weights, image, seed=0, start=((END,),), bad_words=(), **config):
     config = DecodingConfig(do_sample=True, **{"max_length": 8, **config})
     start = jnp.broadcast_to(jnp.array(start, jnp.int32), (len(image), len(start[0])))
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(len(image)))
-    run = jax.jit(
-        lambda: sample(
-            make_next_logits(weights),
-            reorder,
-            empty_cache(weights, len(image)),
-            image,
-            start,
-            keys,
-            config=config,
-            end_id=END,
-            pad_id=PAD,
-            bad_words=bad_words,
-        )
-    )
-    return jax.device_get(run())
+    model = DecodingModel(make_next_logits(weights), reorder, empty_cache(weights, len(image)), image)
+    return jax.device_get(jax.jit(lambda: sample(model, start, Rules(config, END, PAD, bad_words), keys))())
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)

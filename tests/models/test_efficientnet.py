@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dualcap_jax.models.efficientnet import VARIANTS, EfficientNet, EfficientNetConfig, round_filters
+from dualcap_jax.models.encoders.efficientnet import VARIANTS, EfficientNet, EfficientNetConfig, round_filters
 
 from .torch_encoder import pictures as coarse_pictures
 from .torch_encoder import published_name, to_ours, twins
@@ -31,7 +31,7 @@ def apply(model, images, key=None, train=False):
     @jax.jit
     def run(params, stats, images, key):
         network = nnx.merge(graph, params, stats, copy=True)
-        features = network(images, train=train, key=key)
+        features = network.vector(images, train=train, key=key)
         return features, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
 
     return run(params, stats, images, key)
@@ -78,7 +78,7 @@ def test_a_training_pass_has_the_gradients_and_statistics_of_efficientnet_pytorc
     @jax.grad
     def grads_and_stats(params):
         network = nnx.merge(graph, params, stats, copy=True)
-        return jnp.mean(network(x, train=True) * target)
+        return jnp.mean(network.vector(x, train=True) * target)
 
     theirs = {name: p.grad.numpy() for name, p in twin.named_parameters()}
     squares = total = 0.0
@@ -124,7 +124,7 @@ def test_b4_has_its_published_shape():
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in ("b5", "b6", "b7", "b8")])
 def test_every_variant_runs(variant):
     def run():
-        return EfficientNet(EfficientNetConfig(variant), rngs=nnx.Rngs(0))(jnp.zeros((2, 64, 64, 3), jnp.uint8))
+        return EfficientNet(EfficientNetConfig(variant), rngs=nnx.Rngs(0)).vector(jnp.zeros((2, 64, 64, 3), jnp.uint8))
 
     assert jax.eval_shape(run).shape == (2, 1000)
 
@@ -155,7 +155,7 @@ def test_remat_keeps_statistics_gradients_and_dropped_blocks():
         @partial(jax.value_and_grad, has_aux=True)
         def loss(params):
             network = nnx.merge(graph, params, stats, copy=True)
-            features = network(images, train=True, key=key)
+            features = network.vector(images, train=True, key=key)
             return jnp.sum(features**2), nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
 
         (value, learnt), grads = loss(params)

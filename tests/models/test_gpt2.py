@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dualcap_jax.models.gpt2 import FlaxGPT2Model, GPT2Config
+from dualcap_jax.models.language_models.gpt2 import FlaxGPT2Model, GPT2Config
 
 SMALL = GPT2Config(vocab_size=97, max_positions=24, width=32, layers=3, heads=4, dropout=0.0)
 
@@ -78,7 +78,7 @@ def relative_error(ours, theirs) -> float:
 def test_hidden_states_are_those_of_transformers(config, rng):
     model, twin = torch_twin(config)
     tokens = rng.integers(0, config.vocab_size, (3, 20))
-    assert relative_error(model(tokens), twin(tokens)) < 1e-5
+    assert relative_error(model.hidden(tokens), twin(tokens)) < 1e-5
 
 
 def test_masked_positions_are_not_attended_to(rng):
@@ -87,10 +87,12 @@ def test_masked_positions_are_not_attended_to(rng):
     tokens = rng.integers(0, 97, (3, 20))
     mask = np.arange(20) < np.array([[20], [11], [1]])
     theirs = twin(tokens, attention_mask=torch.from_numpy(mask.astype(np.int64)))
-    assert relative_error(model(tokens, mask), theirs) < 1e-5
+    assert relative_error(model.hidden(tokens, mask), theirs) < 1e-5
     changed = np.where(mask, tokens, (tokens + 1) % 97)
     np.testing.assert_allclose(
-        np.where(mask[..., None], model(changed, mask), 0), np.where(mask[..., None], model(tokens, mask), 0), atol=1e-6
+        np.where(mask[..., None], model.hidden(changed, mask), 0),
+        np.where(mask[..., None], model.hidden(tokens, mask), 0),
+        atol=1e-6,
     )
 
 
@@ -112,7 +114,7 @@ def test_steps_with_a_cache_give_what_the_whole_sequence_gives(choice, rng):
     model = FlaxGPT2Model(SMALL, rngs=nnx.Rngs(0))
     batch, beams, length = 3, 5, 12
     step = jax.jit(lambda *args: model.step(*args))
-    whole_pass = jax.jit(lambda tokens: model(tokens))
+    whole_pass = jax.jit(lambda tokens: model.hidden(tokens))
     cache = model.init_cache(batch, beams, 16)
     sequences = rng.integers(0, choice, (batch, 1, 1))
     for position in range(length):
@@ -149,10 +151,10 @@ def test_remat_changes_neither_values_nor_gradients_nor_dropout(rng):
 def test_dropout_needs_a_key_and_follows_it(rng):
     model = FlaxGPT2Model(GPT2Config(97, 24, 32, 2, 4, 0.5), rngs=nnx.Rngs(0))
     tokens = rng.integers(0, 97, (2, 10))
-    once, again, other = (model(tokens, None, jax.random.key(seed)) for seed in (0, 0, 1))
+    once, again, other = (model.hidden(tokens, None, jax.random.key(seed)) for seed in (0, 0, 1))
     assert jnp.array_equal(once, again)
     assert not jnp.allclose(once, other)
-    assert not jnp.allclose(once, model(tokens))
+    assert not jnp.allclose(once, model.hidden(tokens))
 
 
 @pytest.mark.parametrize("deviation", [0.02, 0.1])
@@ -174,7 +176,7 @@ def test_initial_kernels_have_the_deviation_set_and_those_of_the_residual_stream
 def test_a_sequence_longer_than_the_positions_is_refused():
     model = FlaxGPT2Model(SMALL, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"25 tokens.*max_positions is 24"):
-        model(jnp.zeros((1, 25), int))
+        model.hidden(jnp.zeros((1, 25), int))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from dualcap_jax.models import mergers
-from dualcap_jax.models.mergers import KINDS, Context, MergerConfig, PositionBatchNorm
+from dualcap_jax.models.mergers import KINDS, MergerConfig, PositionBatchNorm, Positions
 
 merge = nnx.jit(mergers.merge, static_argnums=4)
 merge_step = nnx.jit(mergers.merge_step)
@@ -141,7 +141,7 @@ def test_batch_norm_reads_real_tokens_alone_and_keeps_their_statistics(rng):
     mask[10:, :, 6] = False
     mask[:, :, 7:] = False
 
-    normalized = np.asarray(norm(jnp.asarray(x), Context(jnp.asarray(mask), train=True)))
+    normalized = np.asarray(norm(jnp.asarray(x), Positions(jnp.asarray(mask), train=True)))
     real = normalized[:10, :, 6].reshape(-1, 5)
     np.testing.assert_allclose(real.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(real.std(0), 1, atol=1e-3)

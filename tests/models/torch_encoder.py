@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dualcap_jax.models.efficientnet import EfficientNet, EfficientNetConfig
+from dualcap_jax.models.encoders.efficientnet import EfficientNet, EfficientNetConfig
 
 
 def published_name(path: tuple) -> str:

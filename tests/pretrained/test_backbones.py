@@ -10,21 +10,15 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
-from dualcap_jax.models.dual import ModelConfig
-from dualcap_jax.models.efficientnet import VARIANTS, EfficientNet, EfficientNetConfig
-from dualcap_jax.models.gpt2 import FlaxGPT2Model, GPT2Config
+from dualcap_jax.models import variables
+from dualcap_jax.models.config import ModelConfig
+from dualcap_jax.models.encoders.efficientnet import VARIANTS, EfficientNet, EfficientNetConfig
+from dualcap_jax.models.language_models.gpt2 import FlaxGPT2Model, GPT2Config
 from dualcap_jax.models.mergers import MergerConfig
 from dualcap_jax.pretrained import efficientnet, gpt2
 from dualcap_jax.pretrained.files import read_tensors
-from dualcap_jax.pretrained.load import (
-    language_as_published,
-    load_encoder,
-    load_language,
-    load_pretrained,
-    preprocessing,
-)
+from dualcap_jax.pretrained.load import language_as_published, load_pretrained, preprocessing
 from dualcap_jax.pretrained.tables import PretrainedError, export, flatten
-from dualcap_jax.training.step import init_model
 
 NAMINGS = ("timm", "efficientnet-pytorch", "tensorflow", "ours")
 ENCODER = EfficientNetConfig(variant="b0", width=0.25, depth=0.4, num_classes=11)
@@ -72,7 +66,7 @@ def test_an_exported_encoder_comes_back_to_the_bit(variant, naming, tmp_path):
     config = replace(ENCODER, variant=variant)
     tree = encoder_tree(config, seed=1)
     save_file(export(efficientnet.table(config, naming, classifier=True), tree), tmp_path / "model.safetensors")
-    loaded, told = load_encoder(config, encoder_tree(config), read_tensors(tmp_path), "some")
+    loaded, told = efficientnet.load(config, encoder_tree(config), read_tensors(tmp_path), "some")
     assert_equal(loaded, tree)
     assert "classifier" not in told
 
@@ -83,7 +77,7 @@ def test_names_and_layouts_are_those_of_efficientnet_pytorch():
 
     twin, ours = twins("b0", 64)
     state = {name: value.numpy() for name, value in twin.state_dict().items()}
-    loaded, _ = load_encoder(EfficientNetConfig(), encoder_tree(EfficientNetConfig()), state, "efficientnet-b0")
+    loaded, _ = efficientnet.load(EfficientNetConfig(), encoder_tree(EfficientNetConfig()), state, "efficientnet-b0")
     assert_equal(loaded, arrays(ours))
 
 
@@ -94,7 +88,7 @@ def test_another_class_count_keeps_everything_but_the_classifier_and_says_so(nam
     for classes, words in ((5, "without its classifier (the new one has 5 classes)"), (0, "num_classes is 0")):
         config = replace(ENCODER, num_classes=classes)
         initial = encoder_tree(config, seed=2)
-        loaded, told = load_encoder(config, initial, tensors, "some")
+        loaded, told = efficientnet.load(config, initial, tensors, "some")
         assert words in told
         expected = {kind: dict(tree[kind]) for kind in tree}
         del expected["params"]["classifier"]
@@ -111,7 +105,7 @@ def test_a_tensorflow_checkpoint_gives_its_moving_averages_under_any_scope():
         f"efficientnet-b0/{name}/ExponentialMovingAverage": array for name, array in export(table, tree).items()
     }
     tensors |= {"efficientnet-b0/stem/conv2d/kernel/RMSProp": np.zeros(3), "global_step": np.int64(7)}
-    loaded, _ = load_encoder(ENCODER, encoder_tree(ENCODER), tensors, "efficientnet-b0")
+    loaded, _ = efficientnet.load(ENCODER, encoder_tree(ENCODER), tensors, "efficientnet-b0")
     assert_equal(loaded, tree)
 
 
@@ -140,13 +134,13 @@ def broken(tensors, case):
 def test_a_tensor_that_does_not_fit_is_named(case, message):
     tensors = broken(export(efficientnet.table(ENCODER, "timm", classifier=True), encoder_tree(ENCODER, 1)), case)
     with pytest.raises(PretrainedError, match=f"some: .*{message}"):
-        load_encoder(ENCODER, encoder_tree(ENCODER), tensors, "some")
+        efficientnet.load(ENCODER, encoder_tree(ENCODER), tensors, "some")
 
 
 def test_weights_of_another_variant_are_refused_by_name():
     tensors = export(efficientnet.table(ENCODER, "timm", classifier=True), encoder_tree(ENCODER, 1))
     with pytest.raises(PretrainedError, match="weights of b4, but model.encoder.variant is b0"):
-        load_encoder(ENCODER, encoder_tree(ENCODER), tensors, "timm/tf_efficientnet_b4.ap_in1k")
+        efficientnet.load(ENCODER, encoder_tree(ENCODER), tensors, "timm/tf_efficientnet_b4.ap_in1k")
 
 
 @pytest.mark.parametrize(
@@ -185,7 +179,7 @@ def language_tree(config: GPT2Config) -> dict:
 
 def hidden(tree: dict, config: GPT2Config, tokens: np.ndarray) -> np.ndarray:
     graph, _ = nnx.split(nnx.eval_shape(lambda: FlaxGPT2Model(config, rngs=nnx.Rngs(0))))
-    return np.asarray(nnx.merge(graph, jax.tree.map(jax.numpy.asarray, tree["params"]))(tokens))
+    return np.asarray(nnx.merge(graph, jax.tree.map(jax.numpy.asarray, tree["params"])).hidden(tokens))
 
 
 @pytest.mark.parametrize("form", ["whole", "sharded", "body", "torch", "torch sharded"])
@@ -212,7 +206,7 @@ def test_a_hugging_face_gpt2_computes_what_transformers_computes(form, published
             (directory / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     config = language_as_published(GPT2Config(pretrained=str(directory), dropout=0.0))
     assert (config.vocab_size, config.width, config.layers, config.heads) == (97, 32, 2, 4)
-    loaded, _ = load_language(config, language_tree(config), read_tensors(directory), "some")
+    loaded, _ = gpt2.load(config, language_tree(config), read_tensors(directory), "some")
     tokens = np.random.default_rng(0).integers(0, 97, (3, 20))
     with torch.inference_mode():
         theirs = network.transformer(torch.from_numpy(tokens)).last_hidden_state.numpy()
@@ -223,7 +217,7 @@ def test_an_exported_language_model_is_read_by_transformers(published_gpt2, tmp_
     transformers = pytest.importorskip("transformers")
     directory, network = published_gpt2
     config = language_as_published(GPT2Config(pretrained=str(directory)))
-    loaded, _ = load_language(config, language_tree(config), read_tensors(directory), "some")
+    loaded, _ = gpt2.load(config, language_tree(config), read_tensors(directory), "some")
     network.config.save_pretrained(tmp_path)
     exported = export(gpt2.table(config, "transformer."), loaded)
     save_file(exported, tmp_path / "model.safetensors", metadata={"format": "pt"})
@@ -257,7 +251,7 @@ def test_the_network_starts_from_both_and_keeps_its_merger(published_gpt2, tmp_p
         encoder=replace(ENCODER, pretrained=str(tmp_path)),
         language=replace(LANGUAGE, pretrained=str(directory)),
     )
-    initial = init_model(config, 0)
+    initial = variables.init(config, 0)
     loaded, notes = load_pretrained(config, initial)
     assert_equal({kind: loaded[kind]["encoder"] for kind in loaded}, tree)
     assert_equal(loaded["params"]["merger"], initial["params"]["merger"])

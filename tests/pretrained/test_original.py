@@ -4,16 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
-from dualcap_jax.models.dual import ModelConfig
-from dualcap_jax.models.efficientnet import EfficientNetConfig
-from dualcap_jax.models.gpt2 import GPT2Config
+from dualcap_jax.models import variables
+from dualcap_jax.models.config import ModelConfig
+from dualcap_jax.models.encoders.efficientnet import EfficientNetConfig
+from dualcap_jax.models.language_models.gpt2 import GPT2Config
 from dualcap_jax.models.mergers import MergerConfig
 from dualcap_jax.pretrained.files import read_tensors
-from dualcap_jax.pretrained.load import load_original
+from dualcap_jax.pretrained.original import load_original
 from dualcap_jax.pretrained.tables import PretrainedError
-from dualcap_jax.training.step import caption_losses, graph, init_model, mean_losses
+from dualcap_jax.training.objectives.cross_entropy import mean_losses
 from tests.models.torch_encoder import pictures, randomize
 
 torch = pytest.importorskip("torch")
@@ -59,12 +59,12 @@ def test_the_merged_network_has_the_logits_and_the_loss_of_the_peer(variant, siz
         GPT2Config(shape.vocab_size, shape.n_positions, shape.n_embd, shape.n_layer, shape.n_head),
         MergerConfig(hidden=(384, 256), positions=36),
     )
-    model = load_original(config, init_model(config, 0), read_tensors(tmp_path / "best.torch"), "best.torch")
+    model = load_original(config, variables.init(config, 0), read_tensors(tmp_path / "best.torch"), "best.torch")
 
     images = pictures(2, size, rng)
     mask = np.arange(36) < np.array([[36], [14]])
     tokens = np.where(mask, rng.integers(0, shape.vocab_size, mask.shape), 0)
-    logits = jax.jit(lambda model: nnx.merge(graph(config), model["params"], model["batch_stats"])(*ours))
+    logits = jax.jit(lambda model: variables.bind(config, model)(*ours))
     ours = jnp.asarray(images), jnp.asarray(tokens[:, None]), jnp.asarray(mask[:, None])
     logits = logits(model)
     ids, settings = torch.from_numpy(tokens), {"attention_mask": torch.from_numpy(mask), "use_cache": False}
@@ -76,8 +76,8 @@ def test_the_merged_network_has_the_logits_and_the_loss_of_the_peer(variant, siz
     scale = theirs.abs().max().item()
     assert (theirs - swapped).abs().max().item() > 0.05 * scale  # the pictures matter
     assert np.abs(logits[:, 0] - theirs.numpy()).max() < 1e-4 * scale
-    sums = caption_losses(logits[:, :, :-1], ours[1][:, :, 1:], ours[2])
-    assert mean_losses(sums)["loss_all_positions"] == pytest.approx(loss, rel=1e-5)
+    sums = token_sums(logits[:, :, :-1], *ours[1:])
+    assert mean_losses([sums])["loss_all_positions"] == pytest.approx(loss, rel=1e-5)
 
 
 def test_another_merger_than_the_originals_is_refused():

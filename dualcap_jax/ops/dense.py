@@ -17,11 +17,11 @@ def dense(
     return lax.dot_general(x, kernel, (((x.ndim - 1,), (axis,)), ((), ())))
 
 
-def _forward(x, kernel, axis):
+def _forward(x: Array, kernel: Array, axis: int) -> tuple[Array, tuple[Array, Array]]:
     return dense(x, kernel, axis), (x, kernel)
 
 
-def _backward(axis, residuals, dy):
+def _backward(axis: int, residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     first, second = (array.reshape(-1, array.shape[-1]) for array in ((x, dy) if axis == 0 else (dy, x)))
     # On CPU the first operand of such a product is transposed in memory, which can cost more than the product itself.
@@ -47,10 +47,10 @@ def dense_rows(
     """
     rows = len(x)
 
-    def product(first, second):
+    def product(first: Array, second: Array) -> Array:
         return lax.dot_general(first, second, (((1,), (1,)), ((), ())), preferred_element_type=dtype)
 
-    def kernel_first(x, kernel):
+    def kernel_first(x: Array, kernel: Array) -> Array:
         filled = jnp.pad(x, ((0, -rows % 8), (0, 0)))  # whole vectors
         # XLA would turn the product round to spare the transposition.
         return lax.optimization_barrier(product(kernel, filled)).T[:rows]

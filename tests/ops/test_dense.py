@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualcap_jax.models.dense import dense_rows
+from dualcap_jax.ops.dense import dense_rows
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 8, 9, 24, 64, 65])

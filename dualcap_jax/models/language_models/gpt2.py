@@ -5,9 +5,10 @@ LayerNorm with epsilon 1e-5, the logits tied to the token embedding.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +17,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from dualcap_jax.errors import require
-from dualcap_jax.models.dense import dense, dense_rows
-from dualcap_jax.models.rows import distinct, eighths, smallest_that_holds
+from dualcap_jax.models.language_models import prefix_cache
+from dualcap_jax.models.language_models.language_model import LanguageModelConfig
+from dualcap_jax.models.language_models.prefix_cache import PrefixCache
+from dualcap_jax.ops.dense import dense, dense_rows
 
-Cache = dict[str, Any]
-"""What a step computed it computed by rows, one for each distinct prefix of the batch. `rows` int32 [batch, beams]: the
-row that has each beam's prefix; `sources` int32 [batch, beams, length]: the row that wrote what each beam has at each
-position; `layers`: of each the keys `k` and values `v`, [length, rows, width]. A beam that goes on from another takes
-over its row and sources; keys and values stay where they were written."""
+Hidden = Float[Array, "rows length width"]
+KeysAndValues = dict[str, Array]
+"""`k` and `v` of a layer: [length, rows, width] in the cache, [rows, width] of one position."""
 
 CHUNK = 4
 """Positions of the cache that are attended to at a time: few enough for a processor's cache, and for many beams not to
@@ -31,44 +32,38 @@ pay for what is still empty."""
 
 
 @dataclass(frozen=True)
-class GPT2Config:
+class GPT2Config(LanguageModelConfig):
     """Shape of the language model; the defaults are GPT-2 small.
 
     Published: small 768 x 12 layers x 12 heads, medium 1024 x 24 x 16, large 1280 x 36 x 20,
     xl 1600 x 48 x 25, distilgpt2 768 x 6 x 12.
     """
 
-    vocab_size: int = 50257
-    """Tokens in the vocabulary; `train` sets it to the tokenizer's."""
-    max_positions: int = 1024
-    """Longest sequence, in tokens."""
-    width: int = 768
-    """Length of a hidden state; a multiple of heads."""
+    kind: ClassVar[str] = "gpt2"
+
     layers: int = 12
     """Number of transformer blocks."""
     heads: int = 12
-    """Attention heads per block."""
+    """Attention heads per block; must divide the width."""
     dropout: float = 0.1
-    """Rate for embeddings, attention weights and residual branches, in [0, 1)."""
+    """Dropout rate for embeddings, attention weights and residual branches, in [0, 1)."""
     init_deviation: float = 0.02
     """Standard deviation of the initial kernels and embeddings, above 0; narrow models learn sooner with more."""
-    pretrained: str | None = None
-    """Published weights to start from, and their shape: a hub name (gpt2, distilgpt2) or a directory of Hugging
-    Face's. None: random ones."""
-    revision: str | None = None
-    """Branch, tag or commit of the hub's model; None: its main branch."""
-    remat: bool = False
-    """Recompute each block in the backward pass instead of storing its activations."""
 
     def __post_init__(self) -> None:
         def check(condition: bool, name: str, accepted: str) -> None:
             require(condition, f"model.language.{name}", getattr(self, name), accepted)
 
-        for name in ("vocab_size", "max_positions", "width", "layers", "heads"):
+        super().__post_init__()
+        for name in ("layers", "heads"):
             check(getattr(self, name) >= 1, name, "must be at least 1")
         check(self.width % self.heads == 0, "heads", f"must divide model.language.width={self.width}")
         check(0 <= self.dropout < 1, "dropout", "must be in [0, 1)")
         check(0 < self.init_deviation < math.inf, "init_deviation", "must be more than 0")
+
+    def build(self, *, dtype: DTypeLike, rngs: nnx.Rngs) -> "FlaxGPT2Model":
+        """GPT-2 with initial parameters."""
+        return FlaxGPT2Model(self, dtype=dtype, rngs=rngs)
 
 
 def dropout(x: Array, rate: float, key: jax.Array | None) -> Array:
@@ -79,7 +74,7 @@ def dropout(x: Array, rate: float, key: jax.Array | None) -> Array:
     return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
 
 
-def _keys(key: jax.Array | None, number: int):
+def _keys(key: jax.Array | None, number: int) -> list[jax.Array | None]:
     return [None] * number if key is None else list(jax.random.split(key, number))
 
 
@@ -111,25 +106,30 @@ class Attention(nnx.Module):
         self.qkv = Linear(width, 3 * width, deviation=deviation, dtype=dtype, rngs=rngs)
         self.project = Linear(width, width, deviation=residual, dtype=dtype, rngs=rngs)
 
-    def _split(self, x: Float[Array, "rows length width"]):
-        # [rows, length, 3 * width] -> three of [rows, heads, length, width // heads]
+    def _split(self, x: Float[Array, "rows length width"]) -> Float[Array, "3 rows heads length features"]:
         qkv = self.qkv(x)
         qkv = qkv.reshape(*qkv.shape[:2], 3, self.heads, -1)
-        return qkv.transpose(2, 0, 3, 1, 4)
+        return qkv.transpose(2, 0, 3, 1, 4)  # [rows, length, 3, heads, features] before
 
-    def _attend(self, q, k, v, allowed, key):
+    def _attend(self, q: Array, k: Array, v: Array, allowed: Array, key: jax.Array | None) -> Array:
         scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
         scores = jnp.where(allowed, scores / q.shape[-1] ** 0.5, jnp.finfo(jnp.float32).min)
         weights = dropout(jax.nn.softmax(scores).astype(v.dtype), self.rate, key)
         mixed = (weights @ v).swapaxes(1, 2)  # [rows, queries, heads, width // heads]
         return self.project(mixed.reshape(*mixed.shape[:2], -1))
 
-    def __call__(self, x, allowed: Bool[Array, "#rows 1 length length"], key: jax.Array | None):
+    def __call__(self, x: Hidden, allowed: Bool[Array, "#rows 1 length length"], key: jax.Array | None) -> Hidden:
         """Attend from each position to the `allowed` ones."""
         q, k, v = self._split(x)
         return self._attend(q, k, v, allowed, key)
 
-    def step(self, x: Float[Array, "rows width"], layer, sources: Int[Array, "rows length"], position):
+    def step(
+        self,
+        x: Float[Array, "rows width"],
+        layer: KeysAndValues,
+        sources: Int[Array, "rows length"],
+        position: Int[Array, ""],
+    ) -> tuple[Float[Array, "rows width"], KeysAndValues]:
         """Attend from each row's newest token, at `position`, to itself and to what the cache has before it.
 
         Returns the attended, and what the cache gets: the newest keys and values, [rows, width].
@@ -139,7 +139,7 @@ class Attention(nnx.Module):
         q, k, v = (each.reshape(len(x), self.heads, -1) for each in (q, k, v))
         q = q / q.shape[-1] ** 0.5
 
-        def attend(number, so_far):
+        def attend(number: Array, so_far: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             """Take one chunk into the softmax: its greatest score, its sum, its sum of values (Milakov 2018)."""
             most, total, mixed = so_far
             positions = number * CHUNK + jnp.arange(CHUNK)
@@ -164,7 +164,7 @@ class Attention(nnx.Module):
 class Block(nnx.Module):
     """One pre-norm transformer block."""
 
-    def __init__(self, config: GPT2Config, norm, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: GPT2Config, norm: Callable[..., nnx.LayerNorm], dtype: DTypeLike, rngs: nnx.Rngs):
         width, deviation, residual = config.width, config.init_deviation, _residual_deviation(config)
         self.rate = config.dropout
         self.attention_norm = norm(width, rngs=rngs)
@@ -173,18 +173,24 @@ class Block(nnx.Module):
         self.mlp_expand = Linear(width, 4 * width, deviation=deviation, dtype=dtype, rngs=rngs)
         self.mlp_project = Linear(4 * width, width, deviation=residual, dtype=dtype, rngs=rngs)
 
-    def _mlp(self, x):
+    def _mlp(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows width"]:
         return self.mlp_project(jax.nn.gelu(self.mlp_expand(self.mlp_norm(x)), approximate=True))
 
-    def __call__(self, x, allowed, key: jax.Array | None):
-        """[rows, length, width] -> the same."""
+    def __call__(self, x: Hidden, allowed: Bool[Array, "#rows 1 length length"], key: jax.Array | None) -> Hidden:
+        """Attend, then the MLP, each beside a skip."""
         weights_key, attention_key, mlp_key = _keys(key, 3)
         x = x + dropout(self.attention(self.attention_norm(x), allowed, weights_key), self.rate, attention_key)
         return x + dropout(self._mlp(x), self.rate, mlp_key)
 
-    def step(self, x: Float[Array, "rows width"], *cache):
+    def step(
+        self,
+        x: Float[Array, "rows width"],
+        layer: KeysAndValues,
+        sources: Int[Array, "rows length"],
+        position: Int[Array, ""],
+    ) -> tuple[Float[Array, "rows width"], KeysAndValues]:
         """One more token of each row: the same shape, and the keys and values that the cache gets."""
-        attended, newest = self.attention.step(self.attention_norm(x), *cache)
+        attended, newest = self.attention.step(self.attention_norm(x), layer, sources, position)
         x = x + attended
         return x + self._mlp(x), newest
 
@@ -213,7 +219,7 @@ class FlaxGPT2Model(nnx.Module):
         self.blocks = nnx.List([Block(config, norm, dtype, rngs) for _ in range(config.layers)])
         self.final_norm = norm(config.width, rngs=rngs)
 
-    def __call__(
+    def hidden(
         self,
         tokens: Int[Array, "rows length"],
         mask: Bool[Array, "rows length"] | None = None,
@@ -245,54 +251,37 @@ class FlaxGPT2Model(nnx.Module):
             x = run(block, x, allowed, block_key)
         return self.final_norm(x)
 
-    def init_cache(self, batch: int, beams: int, length: int) -> Cache:
-        """An empty cache for sequences of up to `length` tokens; its first step may be of one beam alone."""
+    def logits(self, hidden: Float[Array, "*rows width"]) -> Float[Array, "*rows vocab"]:
+        """Next-token logits, float32, tied to the token embedding; [rows, width] is one step of decoding."""
+        embedding = self.token_embedding[...].astype(hidden.dtype)
+        if hidden.ndim == 2:
+            return dense_rows(hidden, embedding, jnp.float32, most=32)
+        return jnp.einsum("...w,vw->...v", hidden, embedding, preferred_element_type=jnp.float32)
+
+    def init_cache(self, batch: int, beams: int, length: int) -> PrefixCache:
+        """An empty cache for sequences of up to `length` tokens: the keys and values of each layer."""
         length = -(-length // CHUNK) * CHUNK
         shape = (length, batch * beams, self.config.width)
         layers = tuple({name: jnp.zeros(shape, self.dtype) for name in "kv"} for _ in self.blocks)
-        # XLA would write zeros that it can see together with the first position, slowly: on CPU 5 % of a search with
-        # 256 beams.
-        layers = jax.lax.optimization_barrier(layers)
-        return {
-            "sources": jnp.zeros((batch, 1, length), jnp.int32),
-            "rows": jnp.zeros((batch, 1), jnp.int32),
-            "layers": layers,
-        }
+        return prefix_cache.init_cache(batch, length, layers)
 
-    @staticmethod
-    def reorder_cache(cache: Cache, ancestors: Int[Array, "batch beams"]) -> Cache:
+    def reorder_cache(self, cache: PrefixCache, ancestors: Int[Array, "batch beams"]) -> PrefixCache:
         """The cache of beams that go on from those numbered in `ancestors`."""
-        sources = jnp.take_along_axis(cache["sources"], ancestors[:, :, None], axis=1)
-        return cache | {"sources": sources, "rows": jnp.take_along_axis(cache["rows"], ancestors, axis=1)}
+        return prefix_cache.reorder_cache(cache, ancestors)
 
     def step(
-        self, tokens: Int[Array, "batch beams"], position: Int[Array, ""], cache: Cache
-    ) -> tuple[Float[Array, "batch beams width"], Cache]:
-        """The hidden state of one more token per beam, at `position`, and the cache with it.
+        self, tokens: Int[Array, "batch beams"], position: Int[Array, ""], cache: PrefixCache
+    ) -> tuple[Float[Array, "batch beams width"], PrefixCache]:
+        """The hidden state of one more token per beam, at `position`, and the cache with it."""
 
-        Beams of equal prefixes, in one image or in several, are one row. A token below 0 is of a beam that nobody reads
-        any more: its hidden state means nothing.
-        """
-        row_of, beam_of = distinct(cache["rows"], tokens)
-        sources = cache["sources"].reshape(tokens.size, -1)  # [batch * beams, length]
-
-        def run(size: int):
-            some = beam_of[:size]
-            x = self.token_embedding[...][tokens.reshape(-1)[some]] + self.position_embedding[...][position]
+        def compute(
+            tokens: Int[Array, " rows"], sources: Int[Array, "rows length"]
+        ) -> tuple[Float[Array, "rows width"], Any]:
+            x = self.token_embedding[...][tokens] + self.position_embedding[...][position]
             x, newest = x.astype(self.dtype), []
-            for block, layer in zip(self.blocks, cache["layers"], strict=True):
-                x, written = block.step(x, layer, sources[some], position)
+            for block, layer in zip(self.blocks, cache.written, strict=True):
+                x, written = block.step(x, layer, sources, position)
                 newest.append(written)
-            filled = jax.tree.map(lambda each: jnp.pad(each, ((0, tokens.size - size), (0, 0))), tuple(newest))
-            return self.final_norm(x)[row_of], filled
+            return self.final_norm(x), tuple(newest)
 
-        # The beams of a single image all differ.
-        sizes = [tokens.size] if len(tokens) == 1 else eighths(tokens.size)
-        hidden, newest = smallest_that_holds(row_of.max() + 1, sizes, run)
-
-        def write(layer, new):
-            return jax.lax.dynamic_update_slice(layer, new[None], (position, 0, 0))
-
-        layers = jax.tree.map(write, cache["layers"], newest)
-        sources = cache["sources"].at[:, :, position].set(row_of)
-        return hidden, {"sources": sources, "rows": row_of, "layers": layers}
+        return prefix_cache.step(compute, tokens, position, cache)

@@ -1,0 +1,79 @@
+"""Which places of an image speak for a word: Grad-CAM."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt8
+from PIL import Image
+
+from dualcap_jax.explain.words import label_log_probs
+from dualcap_jax.models.config import ModelConfig
+from dualcap_jax.models.variables import Variables, bind
+
+LEAST_SIDE = 256
+"""Pixels that an overlay's sides have at least, whatever the network's input size."""
+
+
+def grad_cam(
+    score: Callable[[Array], Array], features: Float[Array, "height width channels"]
+) -> Float[Array, "height width"]:
+    """Grad-CAM (Selvaraju et al. 2017, equations 1 and 2), not normalised.
+
+    Args:
+        score: a number, of the feature maps.
+        features: the maps, of one image.
+    """
+    weights = jax.grad(score)(features).mean((0, 1))
+    return jax.nn.relu(features @ weights)
+
+
+def usual_stride(size: int, strides: tuple[int, ...]) -> int:
+    """The stride of the deepest feature maps of at least 7 x 7 places, as ResNet's in the paper are."""
+    return max((stride for stride in strides if size >= 7 * stride), default=min(strides))
+
+
+@partial(jax.jit, static_argnames=("config", "stride"))
+def word_map(
+    config: ModelConfig,
+    variables: Variables,
+    image: UInt8[Array, "size size 3"],
+    tokens: Int[Array, "1 1 length"],
+    of_word: Bool[Array, " length-1"],
+    stride: int | None,
+) -> Float[Array, "size size"]:
+    """Grad-CAM of those tokens after the first that are `of_word`; see `Captioner.grad_cam`."""
+    network = bind(config, variables)
+    strides = network.encoder.strides
+    if stride is None:
+        stride = usual_stride(image.shape[0], strides)
+    elif stride not in strides:
+        raise ValueError(f"stride={stride}: must be one of {', '.join(map(str, strides))}, or None")
+    features = network.encoder.maps(image[None])[stride][0]
+    before, labels = tokens[..., :-1], tokens[..., 1:]
+
+    def log_prob(maps: Float[Array, "height width channels"]) -> Float[Array, ""]:
+        vector = network.encoder.vector_of(maps[None].astype(features.dtype), stride)
+        logits = network.logits(vector, before, jnp.ones_like(before, bool))
+        return jnp.sum(label_log_probs(logits, labels)[0, 0], where=of_word)
+
+    places = grad_cam(log_prob, features.astype(jnp.float32))
+    largest = places.max()
+    return jax.image.resize(places / jnp.where(largest > 0, largest, 1), image.shape[:2], "bilinear")
+
+
+def overlay(image: UInt8[np.ndarray, "size size 3"], heatmap: Float[np.ndarray, "size size"]) -> Image.Image:
+    """An image under a map of 0 (blue) to 1 (red), enlarged to at least `LEAST_SIDE` pixels.
+
+    Args:
+        image: as `Captioner.prepare` gives it.
+        heatmap: what `Captioner.grad_cam` gave for it.
+    """
+    from matplotlib import colormaps  # slow to import, and seldom needed
+
+    side = image.shape[0] * math.ceil(LEAST_SIDE / image.shape[0])
+    colours = Image.fromarray(colormaps["jet"](heatmap, bytes=True)[..., :3])
+    return Image.blend(Image.fromarray(image), colours, 0.4).resize((side, side), Image.Resampling.BICUBIC)

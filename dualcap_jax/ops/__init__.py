@@ -1,0 +1,1 @@
+"""Primitives tuned to a device: matrix products, depthwise convolutions, equal rows computed once."""

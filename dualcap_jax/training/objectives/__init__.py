@@ -1,0 +1,28 @@
+"""What training minimises: pure functions of the network, a batch and a key."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float
+
+from dualcap_jax.models.dual import DualCaptioner
+
+Batch = dict[str, Any]
+"""image uint8 [batch, size, size, 3], tokens int32 and mask bool [batch, captions, length], image_id int64 [batch]."""
+
+Sums = dict[str, Float[Array, ""]]
+"""Sums over a batch, by name; those of parts of a batch add up to those of the whole."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Something to minimise: a sum over its weight."""
+
+    sums: Callable[[DualCaptioner, Batch, jax.Array | None], Sums]
+    """`(network, batch, key) -> sums`, in training; without a key as in evaluation."""
+    minimised: str
+    """Name of the sum to minimise."""
+    weight: Callable[[Batch], Float[Array, ""]]
+    """What it is divided by. It hangs on the batch alone, so that parts of one can be computed one after the other."""

@@ -1,0 +1,87 @@
+"""What a run carries from step to step, and where its weights come from."""
+
+from collections.abc import Callable
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+
+from dualcap_jax.errors import ConfigError
+from dualcap_jax.models import variables
+from dualcap_jax.models.config import ModelConfig
+from dualcap_jax.models.variables import Variables
+from dualcap_jax.pretrained.load import load_pretrained
+from dualcap_jax.training.checkpoints import Checkpoints, differing
+from dualcap_jax.training.config import TrainingConfig
+from dualcap_jax.training.optimizer import init_loss_scale, make_optimizer
+
+State = dict[str, Any]
+"""`model` (`Variables`) and `optimizer` (step: int32 [], optax: its state for the trained parts, loss_scale)."""
+
+
+def partition(params: dict[str, Any], freeze: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is trained of the parameters, and what is not."""
+    trained = {part: tree for part, tree in params.items() if part not in freeze}
+    return trained, {part: params[part] for part in freeze}
+
+
+def init_state(model: Variables, training: TrainingConfig, dtype: str) -> State:
+    """The state before the first step.
+
+    Args:
+        model: the network's variables.
+        training: how it is trained.
+        dtype: of the computation.
+    """
+    trained, _ = partition(model["params"], training.freeze)
+    return {
+        "model": model,
+        "optimizer": {
+            "step": jnp.int32(0),
+            "optax": make_optimizer(training).init(trained),
+            "loss_scale": init_loss_scale(dtype),
+        },
+    }
+
+
+def first_state(
+    config: ModelConfig,
+    training: TrainingConfig,
+    checkpoints: Checkpoints,
+    batches: grain.DatasetIterator,
+    init_from: Callable[[], Variables] | None = None,
+) -> tuple[State, list[str]]:
+    """The state to begin with. Its weights are the first of these that there are:
+
+    1. the run's own latest checkpoint, with optimizer and the place in the data;
+    2. another run's model;
+    3. published weights, for each part that the config names some for;
+    4. random ones.
+
+    Args:
+        config: the network; its vocabulary is the tokenizer's.
+        training: how it is trained.
+        checkpoints: the run's.
+        batches: set to where the checkpoint was.
+        init_from: gives another run's variables; called when they are needed.
+
+    Returns:
+        The state, and what was done, in sentences.
+
+    Raises:
+        CheckpointError: when the checkpoint is of another network.
+        ConfigError: when the other run's model is of another network.
+        PretrainedError: when published weights cannot be had, read or fitted.
+    """
+    if checkpoints.latest_step is not None:
+        shapes = jax.eval_shape(lambda model: init_state(model, training, config.dtype), variables.shapes(config))
+        return checkpoints.restore(shapes, batches), []
+    notes: list[str] = []
+    if init_from is not None:
+        model = init_from()
+        if told := differing(model, variables.shapes(config)):
+            raise ConfigError(f"--init-from: that run's network is another than this experiment's: {told}")
+    else:
+        model, notes = load_pretrained(config, variables.init(config, training.seed))
+    return init_state(model, training, config.dtype), notes
