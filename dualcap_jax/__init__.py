@@ -1,5 +1,16 @@
-"""Image captioning by dual transfer learning: EfficientNet and GPT-2, joined by a small merger, in JAX."""
+"""Image captioning by dual transfer learning: EfficientNet and GPT-2, joined by a small merger, in JAX.
+
+What is named here is the public API, and so are the commands `python -m dualcap_jax.train`, `.evaluate` and `.caption`.
+Everything else may change with any version.
+"""
+
+from importlib.metadata import version
 
 from dualcap_jax.captioner import Caption, Captioner
+from dualcap_jax.config import ExperimentConfig, load_experiment
+from dualcap_jax.errors import UserError
+from dualcap_jax.explain.words import Word
 
-__all__ = ["Caption", "Captioner"]
+__version__ = version("dualcap-jax")
+
+__all__ = ["Caption", "Captioner", "ExperimentConfig", "UserError", "Word", "__version__", "load_experiment"]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from dualcap_jax import Caption, Captioner, cli
 from dualcap_jax.data.scenes import COLOURS, SHAPES
@@ -40,8 +41,9 @@ def kind_of(words: list[str], place: int) -> str:
     return next((name for name, members in KINDS.items() if words[place] in members), "others")
 
 
-def estimate(values: Sequence[float | np.floating]) -> tuple[float, float]:
+def estimate(of: ArrayLike) -> tuple[float, float]:
     """Mean and its standard error."""
+    values = np.asarray(of)
     return float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else np.nan
 
 
