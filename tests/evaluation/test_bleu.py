@@ -3,8 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sacrebleu.metrics import BLEU, CHRF, TER
 
-from dualcap_jax.evaluation.bleu import chrf, corpus_bleu, ter
 from dualcap_jax.evaluation.config import EvaluationConfig
+from dualcap_jax.evaluation.metrics.bleu import chrf, corpus_bleu, ter
 
 # The example of sacrebleu's README, and the score it gives there.
 SYSTEM = ["The dog bit the man.", "It wasn't surprising.", "The man had just bitten him."]

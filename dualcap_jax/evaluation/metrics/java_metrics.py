@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dualcap_jax.errors import UserError
-from dualcap_jax.evaluation.inputs import check_captions
-from dualcap_jax.evaluation.ptb import tokenize
+from dualcap_jax.evaluation.metrics.inputs import check_captions
+from dualcap_jax.evaluation.metrics.ptb import tokenize
 
 
 class MetricError(UserError):
