@@ -33,4 +33,6 @@ class EvaluationConfig:
         require(corpus in ("references", "train"), "evaluation.cider_corpus", corpus, "must be 'references' or 'train'")
         known = get_args(Metric)
         for name in self.metrics:
-            require(name in known, "evaluation.metrics", name, f"no such metric; choose from {', '.join(known)}")
+            require(
+                name in known, "evaluation.metrics", name, f"there is no such metric; choose from {', '.join(known)}"
+            )

@@ -19,7 +19,7 @@ VOID = {"meta", "img", "br", "hr", "input", "link"}
 IMAGE = np.zeros((8, 12, 3), np.uint8)
 WORDS = (ExplainedWord("red", -0.1, 2.3), ExplainedWord("ring", -0.5, -1.2))
 CAPTIONS = tuple(
-    ScoredCaption(n, f"caption {n}", ("a ring", "one ring"), -0.1 * n) for n in (4, 0, 8, 2, 6, 1, 7, 3, 5)
+    ScoredCaption(n, f"caption {n}", -0.1 * n, ("a ring", "one ring")) for n in (4, 0, 8, 2, 6, 1, 7, 3, 5)
 )
 SOME = Evaluation(
     "validation-beam5",
@@ -158,7 +158,7 @@ def test_whatever_a_caption_holds_is_shown_as_text(tmp_path_factory: pytest.Temp
             SOME,
             name=f"a{string}",
             dataset=string,
-            captions=(ScoredCaption(1, string, (string, string), 0.0), ScoredCaption(2, "", (), -1.0)),
+            captions=(ScoredCaption(1, string, 0.0, (string, string)), ScoredCaption(2, "", -1.0)),
             scores={**SOME.scores, "signature": string},
             scenes={string: 1.0},
         )
@@ -221,7 +221,7 @@ def test_what_was_not_measured_leaves_no_trace(tmp_path: Path):
 @pytest.mark.parametrize("value", [math.nan, math.inf, None])
 def test_what_is_not_finite_is_a_dash(tmp_path: Path, value: float | None):
     number = math.nan if value is None else value
-    caption = ScoredCaption(1, "a", (), number, number)
+    caption = ScoredCaption(1, "a", number, cider_d=number)
     scores = {key: value if isinstance(each, float) else each for key, each in EVERYTHING.scores.items()}
     scores["bleu_4_interval"] = [value, value]
     evaluation = replace(
@@ -278,7 +278,7 @@ def test_best_median_and_worst_stand_in_this_order(tmp_path: Path):
     count=st.integers(0, 8),
 )
 def test_a_selection_holds_no_caption_twice_and_is_in_order(scores: list[float | None], count: int):
-    captions = [ScoredCaption(n, "", (), score) for n, score in enumerate(scores)]
+    captions = [ScoredCaption(n, "", score) for n, score in enumerate(scores)]
     groups = select(captions, count)
     assert list(groups) == ["best", "median", "worst"]
     chosen = [row for rows in groups.values() for row in rows]

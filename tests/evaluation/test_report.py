@@ -21,8 +21,8 @@ EVALUATION = Evaluation(
     "validation",
     "drawn scenes",
     captions=(
-        ScoredCaption(7, "a red disc", ("a disc", "one red disc"), -0.5),
-        ScoredCaption(9, "a | *b*\n$c$ \ud800", ("x",), -1.0),
+        ScoredCaption(7, "a red disc", -0.5, ("a disc", "one red disc")),
+        ScoredCaption(9, "a | *b*\n$c$ \ud800", -1.0, ("x",)),
     ),
     step=1200,
     decoding={"num_beams": 5, "bad_words": ("ring",)},
@@ -139,11 +139,11 @@ def test_what_is_read_back_is_the_value(tmp_path: Path):
         "diversity_repetitive": False,
     }
     assert found.scenes == {"shape": 50.0, "all": 0.0}
-    assert found.captions[0] == ScoredCaption(0, "a red disc 日本", ("a disc", "one red disc"), -0.5, 250.0)
+    assert found.captions[0] == ScoredCaption(0, "a red disc 日本", -0.5, ("a disc", "one red disc"), 250.0)
     assert math.isnan(found.captions[1].score)
     (tmp_path / "test-theirs.json").write_text(THEIRS)
     theirs = read_report(tmp_path / "test-theirs.json")
-    assert theirs.captions == (ScoredCaption(3, "a cat", ("A cat.",)),)
+    assert theirs.captions == (ScoredCaption(3, "a cat", references=("A cat.",)),)
     assert (theirs.step, theirs.decoding, theirs.losses, theirs.scenes) == (None, None, {}, {})
 
 
@@ -193,7 +193,7 @@ def test_the_table_is_aligned_and_shows_what_there_is():
 
 def shown(captions, references, images) -> list[ShownCaption]:
     return [
-        ShownCaption(ScoredCaption(number, caption, tuple(some)), image)
+        ShownCaption(ScoredCaption(number, caption, references=tuple(some)), image)
         for number, (caption, some, image) in enumerate(zip(captions, references, images, strict=True))
     ]
 

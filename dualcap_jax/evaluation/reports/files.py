@@ -63,16 +63,13 @@ def read_reports(directory: Path) -> list[Evaluation]:
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
-    """What the JSON file holds: what is None is left out, and what isn't finite is null, but for a score: that is null.
-
-    Args:
-        evaluation: The name is that of the file.
-    """
-    about = {"split": evaluation.split, "step": evaluation.step, "decoding": evaluation.decoding}
-    data = {"images": len(evaluation.captions), "dataset": evaluation.dataset}
-    scenes = {"scenes": evaluation.scenes} if evaluation.scenes else {}
-    captions = [_known(_caption_to_json(each)) for each in evaluation.captions]
-    return _finite({**_known(about), **evaluation.losses, **data, **evaluation.scores, **scenes, "captions": captions})
+    """What the JSON file holds: all but the name. None, but for a score, is left out; what isn't finite is null."""
+    known = {"split": evaluation.split, "step": evaluation.step, "decoding": evaluation.decoding}
+    content: dict[str, Any] = {**_not_none(known), **evaluation.losses}
+    content |= {"images": len(evaluation.captions), "dataset": evaluation.dataset, **evaluation.scores}
+    if evaluation.scenes:
+        content["scenes"] = evaluation.scenes
+    return _finite(content | {"captions": [_not_none(vars(each)) for each in evaluation.captions]})
 
 
 def from_json(name: str, content: Mapping[str, Any]) -> Evaluation:
@@ -81,11 +78,12 @@ def from_json(name: str, content: Mapping[str, Any]) -> Evaluation:
     Raises:
         LookupError, TypeError, AttributeError: it gave no such thing.
     """
+    rows = [row | {"references": tuple(row["references"])} for row in content["captions"]]
     return Evaluation(
         name=name,
         split=content["split"],
         dataset=content.get("dataset", ""),
-        captions=tuple(map(_caption_from_json, content["captions"])),
+        captions=tuple(ScoredCaption(**_not_null(row)) for row in rows),
         step=content.get("step"),
         decoding=content.get("decoding"),
         losses=_not_null({key: value for key, value in content.items() if key in LOSSES}),
@@ -94,23 +92,7 @@ def from_json(name: str, content: Mapping[str, Any]) -> Evaluation:
     )
 
 
-def _caption_to_json(caption: ScoredCaption) -> dict[str, Any]:
-    return {
-        "image_id": caption.image_id,
-        "caption": caption.caption,
-        "score": caption.score,
-        "references": caption.references,
-        "cider_d": caption.cider_d,
-    }
-
-
-def _caption_from_json(content: Mapping[str, Any]) -> ScoredCaption:
-    row = _not_null(content)
-    references = tuple(row["references"])
-    return ScoredCaption(row["image_id"], row["caption"], references, row.get("score"), row.get("cider_d"))
-
-
-def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+def _not_none(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 

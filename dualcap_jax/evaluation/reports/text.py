@@ -5,17 +5,11 @@ from collections.abc import Iterable
 from dualcap_jax.evaluation.reports.values import Evaluation, is_number
 
 LABELS = {
-    "bleu_1": ("BLEU-1", 1),
-    "bleu_2": ("BLEU-2", 1),
-    "bleu_3": ("BLEU-3", 1),
-    "bleu_4": ("BLEU-4", 1),
+    **{f"bleu_{n}": (f"BLEU-{n}", 1) for n in (1, 2, 3, 4)},
     "brevity_penalty": ("brevity penalty of BLEU", 3),
     "chrf": ("chrF", 1),
     "ter": ("TER (less is better)", 1),
-    "coco_bleu_1": ("COCO BLEU-1", 1),
-    "coco_bleu_2": ("COCO BLEU-2", 1),
-    "coco_bleu_3": ("COCO BLEU-3", 1),
-    "coco_bleu_4": ("COCO BLEU-4", 1),
+    **{f"coco_bleu_{n}": (f"COCO BLEU-{n}", 1) for n in (1, 2, 3, 4)},
     "coco_rouge_l": ("COCO ROUGE-L", 1),
     "coco_cider_d": ("COCO CIDEr-D", 1),
     "coco_meteor": ("COCO METEOR", 1),
@@ -31,9 +25,7 @@ LABELS = {
     "diversity_shared_caption": ("share of images whose caption another has too", 3),
     "diversity_commonest_caption_images": ("images that share the commonest caption", 0),
     "character_bleu_nltk_1": ("character BLEU (NLTK on strings, as the original's), order 1", 3),
-    "character_bleu_nltk_2": ("character BLEU, order 2", 3),
-    "character_bleu_nltk_3": ("character BLEU, order 3", 3),
-    "character_bleu_nltk_4": ("character BLEU, order 4", 3),
+    **{f"character_bleu_nltk_{n}": (f"character BLEU, order {n}", 3) for n in (2, 3, 4)},
 }
 """Name and decimals of each score, in the order that a reader looks for them."""
 

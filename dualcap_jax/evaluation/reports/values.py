@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 import numpy as np
-from jaxtyping import UInt8
 
 Score = bool | int | float | str | list[float] | None
 """Of a corpus, under its metric's name; None: not measured, or not finite."""
@@ -28,13 +27,13 @@ class ExplainedWord:
 
 @dataclass(frozen=True)
 class ScoredCaption:
-    """The caption of one image, and what is known of it."""
+    """The caption of one image, and what is known of it; the fields are those of its row in the JSON file."""
 
     image_id: int
     caption: str
-    references: tuple[str, ...] = ()
     score: float | None = None
     """The captioner's own: log-probability for its length. None: it gives none."""
+    references: tuple[str, ...] = ()
     cider_d: float | None = None
     """0 to 1000. None: not measured."""
 
@@ -48,7 +47,8 @@ class ShownCaption:
     """
 
     caption: ScoredCaption
-    image: UInt8[np.ndarray, "height width 3"]
+    image: np.ndarray
+    """uint8 [height, width, 3]."""
     words: tuple[ExplainedWord, ...] = ()
     """The caption's; none where it was not explained."""
 
