@@ -18,12 +18,10 @@ from dualcap_jax.captioner import Caption, Captioner
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.images import ImageError, prepare_image
 from dualcap_jax.decoding.config import DecodingConfig
+from dualcap_jax.evaluation.reports.values import GIVEN
 from dualcap_jax.explain.maps import overlay
 from dualcap_jax.explain.words import WordError, find_word
 from dualcap_jax.training.checkpoints import Which
-
-GIVEN = 0.7
-"""Nats from which on the picture counts as what gave a word: it made it twice as likely."""
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 

@@ -16,8 +16,9 @@ from dualcap_jax.data.sources import fitting, open_source, refuse_shared_images
 from dualcap_jax.decoding.config import DecodingConfig
 from dualcap_jax.errors import ConfigError
 from dualcap_jax.evaluation.config import EvaluationConfig
-from dualcap_jax.evaluation.report import scores_table
-from dualcap_jax.scoring import COCO_NAME, evaluate, read_captions, report
+from dualcap_jax.evaluation.reports.text import scores_table
+from dualcap_jax.evaluation.reports.values import Evaluation
+from dualcap_jax.scoring import COCO_NAME, describe, evaluate, read_captions, report, score
 from dualcap_jax.training.checkpoints import Which
 
 
@@ -75,15 +76,16 @@ def score_file(arguments: Arguments) -> None:
         data = fitting(arguments.root)
     else:
         raise ConfigError("--captions needs a run directory or --root DIR: which images are they captions of?")
-    file, source = Path(arguments.captions), open_source(data, arguments.split)
-    rows, directory = read_captions(file, source), file.parent / "evaluation"
-    name, head = f"{arguments.split}-{file.stem}", {"split": arguments.split}
-    show(*report(directory, name, head, rows, source, data, arguments.evaluation))
+    file, split = Path(arguments.captions), arguments.split
+    source = open_source(data, split)
+    theirs = Evaluation(f"{split}-{file.stem}", split, describe(source, data, split), read_captions(file, source))
+    scored = score(theirs, source, data, arguments.evaluation)
+    show(scored, report(file.parent / "evaluation", scored, source))
 
 
-def show(scores: dict, path: Path) -> None:
+def show(evaluation: Evaluation, path: Path) -> None:
     """Print the scores, and where they were written."""
-    print(scores_table(scores))
+    print(scores_table(evaluation))
     print(f"written: {path}, {path.with_suffix('.md')}, {path.with_suffix('.html')}")
 
 

@@ -4,13 +4,13 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 from tqdm import tqdm
 
 from dualcap_jax.captioner import Captioner
@@ -24,18 +24,20 @@ from dualcap_jax.data.scenes_grading import accuracies
 from dualcap_jax.data.sources import ScenesSource, open_source
 from dualcap_jax.decoding.config import DecodingConfig
 from dualcap_jax.evaluation.config import EvaluationConfig
-from dualcap_jax.evaluation.html import select, write_html
-from dualcap_jax.evaluation.metrics import check_metrics, score_captions
-from dualcap_jax.evaluation.report import read_reports, samples_figure, write_report
+from dualcap_jax.evaluation.metrics.score import check_metrics, score_captions
+from dualcap_jax.evaluation.reports.figures import samples_figure
+from dualcap_jax.evaluation.reports.files import read_reports, write_report
+from dualcap_jax.evaluation.reports.html import select, write_html
+from dualcap_jax.evaluation.reports.values import Evaluation, ExplainedWord, ScoredCaption, ShownCaption
 from dualcap_jax.files import write_text
 from dualcap_jax.training.logs import read_json_lines
 from dualcap_jax.training.objectives.cross_entropy import mean_losses
 
 COCO_NAME = re.compile(r"\d{12}\.jpg")
-"""Of COCO 2017's pictures."""
+"""Of COCO 2017's images."""
 
 SHOWN = 6
-"""Pictures that the page shows of the best, the median and the worst each."""
+"""Images that the page shows of the best, the median and the worst each."""
 
 SHOWN_SIDE = 380
 """Pixels that their longer side has at most."""
@@ -47,7 +49,7 @@ def evaluate(
     split: str,
     decoding: DecodingConfig | None = None,
     evaluation: EvaluationConfig | None = None,
-) -> tuple[dict[str, Any], Path]:
+) -> tuple[Evaluation, Path]:
     """Caption a split, score the captions, and write the reports into the run directory.
 
     Interrupted, it goes on where it was when called again with the same settings.
@@ -60,32 +62,35 @@ def evaluate(
         evaluation: what is scored; None: the run's.
 
     Returns:
-        The scores (see README, "Evaluate") and the path of the JSON file written.
+        The captions with all that was measured of them, and the path of the JSON file written.
 
     Raises:
         DataError: there is no such split, or a fault in it; or the training split is needed and not there.
         MetricError: a metric lacks what it runs on.
     """
     config = captioner.config
-    decoding, evaluation = decoding or config.decoding, evaluation or config.evaluation
+    decoding, settings = decoding or config.decoding, evaluation or config.evaluation
     source = open_source(config.data, split)
     directory, name = workdir / "evaluation", f"{split}-{decoding.name(config.decoding)}"
     progress = directory / f"{name}.progress.jsonl"
-    check_metrics(evaluation)
-    if evaluation.cider_corpus == "train":
+    check_metrics(settings)
+    if settings.cider_corpus == "train":
         open_source(config.data, "train")  # that it is there is known before the work
-    rows, losses = caption_split(captioner, source, decoding, progress)
-    head = {"split": split, "step": captioner.step, "decoding": asdict(decoding)} | losses
-    scores, path = report(directory, name, head, rows, source, config.data, evaluation, captioner)
+    captions, losses = caption_split(captioner, source, decoding, progress)
+    dataset = describe(source, config.data, split)
+    made = Evaluation(name, split, dataset, captions, captioner.step, asdict(decoding), losses)
+    scored = score(made, source, config.data, settings)
+    path = report(directory, scored, source, captioner)
+    draw_samples(captioner, source, scored.captions[: settings.samples], workdir / "samples.png")
     progress.unlink()
     if source.faults.skipped:
         print(source.faults.summary())
-    return scores, path
+    return scored, path
 
 
 def caption_split(
     captioner: Captioner, source: Source, decoding: DecodingConfig, progress: Path
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
+) -> tuple[tuple[ScoredCaption, ...], dict[str, float]]:
     """Caption every image of a source, and compute the losses on its references.
 
     Args:
@@ -96,15 +101,15 @@ def caption_split(
             settings is not done again.
 
     Returns:
-        Of each image `image_id`, `caption` and `score`; and both losses, in nats, with `perplexity`.
+        The captions with the captioner's own scores; and both losses, in nats, with `perplexity`.
     """
     data = captioner.config.data
     about = {"step": captioner.step, "decoding": asdict(decoding), "data": asdict(data)}
     header = json.loads(json.dumps(about))
     done = read_json_lines(progress)
     done = done[1:] if done[:1] == [header] else []
-    captions = list(chain.from_iterable(batch["captions"] for batch in done))
-    start = _place_after(source, captions[-1]["image_id"], len(captions)) if captions else 0
+    captions = [ScoredCaption(**row) for batch in done for row in batch["captions"]]
+    start = _place_after(source, captions[-1].image_id, len(captions)) if captions else 0
 
     write_text(progress, "".join(json.dumps(line) + "\n" for line in (header, *done)))
     search = captioner.searcher(decoding)
@@ -115,16 +120,16 @@ def caption_split(
             sums = captioner.losses(features, batch["tokens"], batch["mask"])
             image_ids = batch["image_id"][batch["image_id"] >= 0].tolist()
             made = search(features, len(captions))[: len(image_ids)]
-            new = [
+            rows = [
                 {"image_id": image_id, "caption": caption.text, "score": caption.score}
                 for image_id, caption in zip(image_ids, made, strict=True)
             ]
-            captions += new
-            done.append({"captions": new, "losses": sums})
+            captions += [ScoredCaption(**row) for row in rows]
+            done.append({"captions": rows, "losses": sums})
             file.write(json.dumps(done[-1]) + "\n")
-            bar.update(len(new))
+            bar.update(len(rows))
     losses = mean_losses(batch["losses"] for batch in done)
-    return captions, losses | {"perplexity": math.exp(losses["loss"])}
+    return tuple(captions), losses | {"perplexity": math.exp(losses["loss"])}
 
 
 def _place_after(source: Source, image_id: int, least: int) -> int:
@@ -132,7 +137,7 @@ def _place_after(source: Source, image_id: int, least: int) -> int:
     return next(place for place in range(least, len(source) + 1) if source[place - 1].image_id == image_id)
 
 
-def read_captions(path: Path, source: Source) -> list[dict[str, Any]]:
+def read_captions(path: Path, source: Source) -> tuple[ScoredCaption, ...]:
     """The captions of any system, in COCO's results format, in the order of a source's images.
 
     Args:
@@ -162,71 +167,84 @@ def read_captions(path: Path, source: Source) -> list[dict[str, Any]]:
     ):
         if some:
             raise DataError(f"{path}: {what} {min(some)} ({len(some)} such of {len(image_ids)} images)")
-    return [{"image_id": image_id, "caption": by_id[image_id]} for image_id in image_ids]
+    return tuple(ScoredCaption(image_id, by_id[image_id]) for image_id in image_ids)
 
 
-def report(
-    directory: Path,
-    name: str,
-    head: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
-    source: Source,
-    data: DataConfig,
-    evaluation: EvaluationConfig,
-    captioner: Captioner | None = None,
-) -> tuple[dict[str, Any], Path]:
-    """Score captions and write what `write_report` and `write_html` do; of a captioner's also samples.png.
+def score(evaluation: Evaluation, source: Source, data: DataConfig, settings: EvaluationConfig) -> Evaluation:
+    """Put the references to the captions, and the scores of both.
+
+    Args:
+        evaluation: the captions.
+        source: their images.
+        data: the configuration that it was opened with.
+        settings: what is scored.
+
+    Returns:
+        The evaluation with `references`, `cider_d`, `scores` and `scenes`.
+
+    Raises:
+        DataError: the training captions are needed and not there.
+        MetricError: a metric lacks what it runs on.
+    """
+    references = {record.image_id: record.captions for record in map(source.__getitem__, range(len(source)))}
+    captions = [replace(each, references=references[each.image_id]) for each in evaluation.captions]
+    texts = [each.caption for each in captions]
+    weighs = settings.cider_corpus == "train"
+    novelty = evaluation.step is not None and "diversity" in settings.metrics  # a captioner trained on these data
+    trained_on = _training_captions(data, needed=weighs) if novelty or weighs else None
+    scores, cider_d = score_captions(
+        texts, [each.references for each in captions], settings, training_captions=trained_on
+    )
+    if cider_d is not None:
+        captions = [replace(each, cider_d=value) for each, value in zip(captions, cider_d.tolist(), strict=True)]
+    scored = replace(evaluation, captions=tuple(captions), scores=scores)
+    if isinstance(source, ScenesSource):
+        return replace(scored, scenes=accuracies(texts, [source.scene(each.image_id) for each in captions]))
+    return scored
+
+
+def report(directory: Path, evaluation: Evaluation, source: Source, captioner: Captioner | None = None) -> Path:
+    """Write what `write_report` and `write_html` do.
 
     Args:
         directory: where to.
-        name: of the files.
-        head: what is known already: `split`, perhaps `step` and losses.
-        rows: the captions, as `caption_split` or `read_captions` gives them.
-        source: their images.
-        data: the configuration that it was opened with.
-        evaluation: what is scored.
+        evaluation: scored.
+        source: its images.
         captioner: that made the captions, whose run directory holds `directory`.
 
     Returns:
-        The scores and the path of the JSON file.
+        The path of the JSON file.
     """
-    records = {record.image_id: record for record in map(source.__getitem__, range(len(source)))}
-    captions: list[dict[str, Any]] = [{**row, "references": list(records[row["image_id"]].captions)} for row in rows]
-    texts, references = [row["caption"] for row in captions], [row["references"] for row in captions]
-    weighs = evaluation.cider_corpus == "train"
-    novelty = captioner is not None and "diversity" in evaluation.metrics
-    trained_on = _training_captions(data, needed=weighs) if novelty or weighs else None
-    scores, of_images = score_captions(texts, references, evaluation, training_captions=trained_on)
-    scores = {**head, "images": len(captions), "dataset": describe(source, data, head["split"]), **scores}
-    if isinstance(source, ScenesSource):
-        scores["scenes"] = accuracies(texts, [source.scene(row["image_id"]) for row in captions])
-    for key, values in of_images.items():
-        for row, value in zip(captions, values.tolist(), strict=True):
-            row[key] = value
-    path = write_report(directory, name, scores, captions)
+    path = write_report(directory, evaluation)
+    chosen = select(evaluation.captions, SHOWN)
+    records = _records(source, list(chain.from_iterable(chosen.values())))
 
-    def seen(row: Mapping[str, Any]) -> np.ndarray:  # what the network sees
-        content = records[row["image_id"]].read_image()
-        return prepare_image(content, data.image_size, None if source.cropped else data.resize, data.interpolation)
+    def show(caption: ScoredCaption) -> ShownCaption:
+        record = records[caption.image_id]
+        words = _words(captioner, _seen(captioner, source, record), caption.caption) if captioner else ()
+        return ShownCaption(caption, _thumbnail(record), words)
 
-    shown = [row for group in select(captions, SHOWN).values() for row in group]
-    if captioner:
-        shown = [{**row, "words": _words(captioner, seen(row), row["caption"])} for row in shown]
-        first = captions[: evaluation.samples]
-        samples_figure(
-            list(map(seen, first)), texts[: len(first)], references[: len(first)], directory.parent / "samples.png"
-        )
     write_html(
         path.with_suffix(".html"),
-        name,
-        scores,
-        shown,
-        dataset=scores["dataset"],
-        pictures={row["image_id"]: _thumbnail(records[row["image_id"]]) for row in shown},
-        curves=read_json_lines(directory.parent / "metrics.jsonl") if captioner else (),
-        sweep={key: other for key, other in read_reports(directory).items() if other.get("split") == head["split"]},
+        evaluation,
+        {title: list(map(show, group)) for title, group in chosen.items()},
+        logged=read_json_lines(directory.parent / "metrics.jsonl") if captioner else (),
+        others=[e for e in read_reports(directory) if e.split == evaluation.split and e.name != evaluation.name],
     )
-    return scores, path
+    return path
+
+
+def draw_samples(captioner: Captioner, source: Source, captions: Sequence[ScoredCaption], path: Path) -> None:
+    """Draw what the network saw above what it said of it; see `samples_figure`."""
+    records = _records(source, captions)
+    samples_figure([ShownCaption(each, _seen(captioner, source, records[each.image_id])) for each in captions], path)
+
+
+def _records(source: Source, captions: Sequence[ScoredCaption]) -> dict[int, Record]:
+    """The records of the captions' images, by id."""
+    wanted = {each.image_id for each in captions}
+    every = map(source.__getitem__, range(len(source)))
+    return {record.image_id: record for record in every if record.image_id in wanted}
 
 
 def _training_captions(data: DataConfig, needed: bool) -> list[tuple[str, ...]] | None:
@@ -240,20 +258,27 @@ def _training_captions(data: DataConfig, needed: bool) -> list[tuple[str, ...]] 
     return [record.captions for record in map(source.__getitem__, range(len(source)))]
 
 
-def _words(captioner: Captioner, image: np.ndarray, caption: str) -> list[dict[str, Any]]:
+def _seen(captioner: Captioner, source: Source, record: Record) -> UInt8[np.ndarray, "size size 3"]:
+    """What the network sees of an image."""
+    data = captioner.config.data
+    resize = None if source.cropped else data.resize
+    return prepare_image(record.read_image(), data.image_size, resize, data.interpolation)
+
+
+def _words(captioner: Captioner, image: UInt8[np.ndarray, "size size 3"], caption: str) -> tuple[ExplainedWord, ...]:
     """None where the caption, encoded again, is too long for the network: a young one's broken characters can be."""
     try:
         words = captioner.explain_prepared(image, caption)
     except ValueError:
-        return []
-    return [{"word": word.text, "log_prob": word.log_prob, "seen": word.seen} for word in words]
+        return ()
+    return tuple(ExplainedWord(word.text, word.log_prob, word.seen) for word in words)
 
 
-def _thumbnail(record: Record) -> np.ndarray:
-    """The picture, for the page."""
-    picture = decode_image(record.read_image())
-    picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
-    return np.asarray(picture)
+def _thumbnail(record: Record) -> UInt8[np.ndarray, "height width 3"]:
+    """The image, for the page."""
+    image = decode_image(record.read_image())
+    image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    return np.asarray(image)
 
 
 def describe(source: Source, data: DataConfig, split: str) -> str:

@@ -21,7 +21,8 @@ from dualcap_jax.data.records import Source
 from dualcap_jax.data.sources import iterate_captions, open_source, refuse_shared_images
 from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer, train_tokenizer
 from dualcap_jax.errors import ConfigError
-from dualcap_jax.evaluation.report import curves_figure, summary
+from dualcap_jax.evaluation.reports.figures import curves_figure
+from dualcap_jax.evaluation.reports.text import summary
 from dualcap_jax.models.variables import Variables, parameter_counts
 from dualcap_jax.pretrained.files import locate
 from dualcap_jax.pretrained.load import language_as_published, preprocessing

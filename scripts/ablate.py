@@ -30,7 +30,8 @@ from scipy import stats
 from dualcap_jax import cli
 from dualcap_jax.config import ExperimentConfig, load_experiment
 from dualcap_jax.errors import ConfigError
-from dualcap_jax.evaluation.report import LABELS, read_reports
+from dualcap_jax.evaluation.reports.files import read_reports
+from dualcap_jax.evaluation.reports.text import LABELS
 from dualcap_jax.files import write_text
 
 BASE = "base"
@@ -99,8 +100,8 @@ def train(workdir: Path, base: str, setting: Mapping[str, str], seed: int) -> di
         if code := subprocess.run(command).returncode:
             raise SystemExit(code)
         reports = read_reports(workdir / "evaluation")
-    scores = next(iter(reports.values()))
-    return {**{key: scores[key] for key in COLUMNS}, "right": scores.get("scenes", {}).get("all")}
+    measures = reports[0].measures
+    return {**{key: measures[key] for key in COLUMNS}, "right": reports[0].scenes.get("all")}
 
 
 def estimate(values: Sequence[float], decimals: int, sign: str = "") -> str:

@@ -9,8 +9,8 @@ from time import perf_counter
 from typing import Any
 
 from dualcap_jax import cli
-from dualcap_jax.evaluation.coco_caption import coco_caption_scores
-from dualcap_jax.evaluation.metrics import score_captions
+from dualcap_jax.evaluation.metrics.coco_caption import coco_caption_scores
+from dualcap_jax.evaluation.metrics.score import score_captions
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ paired approximate randomization over 10,000 trials (BLEU: sacrebleu's; CIDEr-D:
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -23,8 +22,9 @@ from scipy.stats import permutation_test
 from dualcap_jax import cli
 from dualcap_jax.errors import UserError
 from dualcap_jax.evaluation.config import EvaluationConfig
-from dualcap_jax.evaluation.metrics import score_captions
-from dualcap_jax.evaluation.report import read_reports
+from dualcap_jax.evaluation.metrics.score import score_captions
+from dualcap_jax.evaluation.reports.files import read_report, read_reports
+from dualcap_jax.evaluation.reports.values import ScoredCaption
 
 TRIALS = 10_000
 
@@ -33,25 +33,23 @@ class NotComparable(UserError):
     """What cannot be put side by side, told in a sentence."""
 
 
-def read(run: str, name: str) -> dict[int, dict[str, Any]]:
+def read(run: str, name: str) -> dict[int, ScoredCaption]:
     """Caption and references of each image.
 
     Raises:
-        NotComparable: there is no such evaluation.
+        NotComparable: the run has no evaluation of that name.
+        ReportError: the file holds none.
     """
     path = Path(run)
     if path.is_dir():
-        there = read_reports(path / "evaluation")
+        there = [each.name for each in read_reports(path / "evaluation")]
         path = path / "evaluation" / f"{name}.json"
         if not path.is_file():
             raise NotComparable(f"{run} has no evaluation {name}; it has {', '.join(there) or 'none'}")
-    try:
-        return {row["image_id"]: row for row in json.loads(path.read_bytes())["captions"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise NotComparable(f"{path}: no evaluation that dualcap_jax.evaluate wrote ({error!r})") from None
+    return {each.image_id: each for each in read_report(path).captions}
 
 
-def compare(evaluations: Sequence[dict[int, dict[str, Any]]]) -> list[dict[str, Any]]:
+def compare(evaluations: Sequence[dict[int, ScoredCaption]]) -> list[dict[str, Any]]:
     """Scores of each evaluation, and for all but the first `bleu_4_p` and `coco_cider_d_p`.
 
     Raises:
@@ -61,22 +59,21 @@ def compare(evaluations: Sequence[dict[int, dict[str, Any]]]) -> list[dict[str, 
     for number, other in enumerate(others, start=2):
         if other.keys() != first.keys():
             raise NotComparable(f"run {number} is of other images than run 1: {len(other)} and {len(first)}")
-        if differing := [key for key in first if other[key]["references"] != first[key]["references"]]:
+        if differing := [key for key in first if other[key].references != first[key].references]:
             raise NotComparable(f"run {number} has other references than run 1 for image {differing[0]}")
-    references = [row["references"] for row in first.values()]
-    captions = [[each[key]["caption"] for key in first] for each in evaluations]
+    references = [each.references for each in first.values()]
+    captions = [[each[key].caption for key in first] for each in evaluations]
     scored = [score_captions(each, references, EvaluationConfig(("bleu", "coco"))) for each in captions]
     results = [scores for scores, _ in scored]
     if others:
         named: Any = [(str(number), each) for number, each in enumerate(captions)]
         streams: Any = list(zip_longest(*references))
         tested: Any = PairedTest(named, {"BLEU": BLEU()}, streams, "ar", TRIALS)()[1]
-        for result, (_, of_images), bleu in zip(results[1:], scored[1:], tested["BLEU"][1:], strict=True):
+        for result, (_, cider_d), bleu in zip(results[1:], scored[1:], tested["BLEU"][1:], strict=True):
             # Of no difference sacrebleu says that chance never gives more: true, and no answer.
             result["bleu_4_p"] = bleu.p_value if result["bleu_4"] != results[0]["bleu_4"] else 1.0
-            pair = scored[0][1]["cider_d"], of_images["cider_d"]
             result["coco_cider_d_p"] = permutation_test(
-                pair,
+                (scored[0][1], cider_d),
                 lambda ours, theirs, axis: np.mean(ours - theirs, axis=axis),
                 permutation_type="samples",
                 vectorized=True,

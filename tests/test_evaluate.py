@@ -14,7 +14,8 @@ from dualcap_jax import Captioner, scoring
 from dualcap_jax import evaluate as evaluate_command
 from dualcap_jax.data.sources import open_source
 from dualcap_jax.evaluation.config import EvaluationConfig
-from dualcap_jax.evaluation.java_metrics import MetricError
+from dualcap_jax.evaluation.metrics.java_metrics import MetricError
+from dualcap_jax.evaluation.reports.values import Evaluation, ScoredCaption
 
 from .test_command_errors import errors_of
 
@@ -46,7 +47,7 @@ def test_a_run_is_reported_as_json_markdown_page_and_results(workdir, capsys):
     for row in scores["captions"]:
         assert page.count(f"Image {row['image_id']}, score") == 1
     assert page.count("data:image/jpeg") == len(scores["captions"]) == 6
-    assert "what the picture added" in page
+    assert "what the image added" in page
     assert "over training steps" in page  # curves
     assert str(folder / "validation-beam2.html") in printed
     assert not list(folder.glob("*progress*"))
@@ -65,7 +66,7 @@ def test_numbers_of_beams_are_compared_and_other_settings_keep_their_own_reports
 
 @pytest.mark.parametrize("sampled", [False, True])
 def test_an_evaluation_goes_on_where_it_was_interrupted(workdir, tmp_path, monkeypatch, sampled):
-    """With a broken picture before and after, which is passed over."""
+    """With a broken image before and after, which is passed over."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     rng, lines = np.random.default_rng(0), []
@@ -81,7 +82,7 @@ def test_an_evaluation_goes_on_where_it_was_interrupted(workdir, tmp_path, monke
     decoding = replace(captioner.config.decoding, batch_size=3, do_sample=sampled)
     source, progress = open_source(data, "validation"), tmp_path / "progress.jsonl"
     whole = scoring.caption_split(captioner, source, decoding, tmp_path / "whole.jsonl")
-    assert [row["image_id"] for row in whole[0]] == [0, 3, 4, 5, 6, 7, 8, 10]
+    assert [row.image_id for row in whole[0]] == [0, 3, 4, 5, 6, 7, 8, 10]
 
     done, made = captioner.caption_prepared, []
 
@@ -151,10 +152,11 @@ def test_a_caption_too_long_to_explain_is_reported_all_the_same(workdir):
     captioner = Captioner.load(workdir)
     data = captioner.config.data
     source = open_source(data, "validation")
-    rows = [{"image_id": source[place].image_id, "caption": "\ufffd" * 40} for place in range(len(source))]
-    told = {"split": "validation"}, rows, source, data, EvaluationConfig(("bleu",), samples=0), captioner
-    scores, path = scoring.report(workdir / "evaluation", "broken", *told)
-    assert scores["images"] == len(rows)
+    captions = tuple(ScoredCaption(source[place].image_id, "\ufffd" * 40) for place in range(len(source)))
+    told = Evaluation("broken", "validation", "drawn scenes", captions)
+    scored = scoring.score(told, source, data, EvaluationConfig(("bleu",)))
+    path = scoring.report(workdir / "evaluation", scored, source, captioner)
+    assert read(path)["images"] == len(captions)
     assert "\ufffd" * 40 in path.with_suffix(".html").read_text()
 
 

@@ -1,1 +1,1 @@
-"""Scores of captions, and the report on them."""
+"""Scores of captions, and the reports on them."""

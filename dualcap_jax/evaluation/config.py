@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from dualcap_jax.errors import require
 
 Metric = Literal["bleu", "coco", "diversity", "character-bleu", "chrf", "ter", "meteor", "spice"]
-"""A group of scores that `metrics.score_captions` knows."""
+"""A group of scores that `score_captions` knows."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class EvaluationConfig:
     """Which captions tell CIDEr-D how rare an n-gram is: the references, as in papers, or the training split's."""
 
     samples: int = 16
-    """Pictures shown with their captions in samples.png; 0 draws none."""
+    """Images shown with their captions in samples.png; 0 draws none."""
 
     lowercase: bool = False
     """Lower-case captions and references before BLEU, chrF and TER; the signature says which."""
@@ -31,8 +31,8 @@ class EvaluationConfig:
         require(self.samples >= 0, "evaluation.samples", self.samples, "must be at least 0")
         corpus = self.cider_corpus
         require(corpus in ("references", "train"), "evaluation.cider_corpus", corpus, "must be 'references' or 'train'")
+        known = get_args(Metric)
         for name in self.metrics:
-            known = ", ".join(get_args(Metric))
             require(
                 name in known, "evaluation.metrics", name, f"there is no such metric; choose from {', '.join(known)}"
             )

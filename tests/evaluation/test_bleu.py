@@ -3,8 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sacrebleu.metrics import BLEU, CHRF, TER
 
-from dualcap_jax.evaluation.bleu import chrf, corpus_bleu, ter
 from dualcap_jax.evaluation.config import EvaluationConfig
+from dualcap_jax.evaluation.metrics.bleu import chrf, corpus_bleu, ter
 
 # The example of sacrebleu's README, and the score it gives there.
 SYSTEM = ["The dog bit the man.", "It wasn't surprising.", "The man had just bitten him."]
@@ -133,5 +133,7 @@ def test_what_cannot_be_scored_is_named(score, hypotheses, references, message):
 def test_an_impossible_setting_names_itself():
     with pytest.raises(ValueError, match=r"evaluation\.samples=-1: must be at least 0"):
         EvaluationConfig(samples=-1)
-    with pytest.raises(ValueError, match=r"evaluation\.metrics: no metric is called 'rouge': choose from bleu, coco, "):
+    with pytest.raises(
+        ValueError, match=r"evaluation\.metrics='rouge': there is no such metric; choose from bleu, coco, "
+    ):
         EvaluationConfig(metrics=("bleu", "rouge"))

@@ -9,8 +9,8 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-from dualcap_jax.evaluation.coco_caption import coco_caption_scores, document_frequencies
-from dualcap_jax.evaluation.ptb import tokenize
+from dualcap_jax.evaluation.metrics.coco_caption import coco_caption_scores, document_frequencies
+from dualcap_jax.evaluation.metrics.ptb import tokenize
 from tests.evaluation.test_ptb import captions
 
 

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.translate import bleu_score
 
-from dualcap_jax.evaluation import java_metrics
-from dualcap_jax.evaluation.bleu import corpus_bleu
-from dualcap_jax.evaluation.character_bleu import character_bleu_nltk
-from dualcap_jax.evaluation.coco_caption import coco_caption_scores, document_frequencies
 from dualcap_jax.evaluation.config import EvaluationConfig, Metric
-from dualcap_jax.evaluation.diversity import diversity
-from dualcap_jax.evaluation.metrics import score_captions
+from dualcap_jax.evaluation.metrics import java_metrics
+from dualcap_jax.evaluation.metrics.bleu import corpus_bleu
+from dualcap_jax.evaluation.metrics.character_bleu import character_bleu_nltk
+from dualcap_jax.evaluation.metrics.coco_caption import coco_caption_scores, document_frequencies
+from dualcap_jax.evaluation.metrics.diversity import diversity
+from dualcap_jax.evaluation.metrics.score import score_captions
 
 ORDERS = (1, 2, 3, 4)
 WITHOUT_JAVA = EvaluationConfig(tuple(name for name in get_args(Metric) if name not in ("meteor", "spice")))
@@ -92,33 +92,33 @@ def test_the_metrics_asked_for_and_no_others_as_json_can_hold_them():
     coco = coco_caption_scores(PERFECT, REFERENCES)
     assert scores["coco_cider_d"] == pytest.approx(100 * coco.cider_d)
     assert [scores[f"coco_bleu_{order}"] for order in ORDERS] == pytest.approx([100 * each for each in coco.bleu])
-    bleu, of_images = score_captions(PERFECT, REFERENCES, EvaluationConfig(("bleu",)))
-    assert of_images == {}
+    bleu, cider_d = score_captions(PERFECT, REFERENCES, EvaluationConfig(("bleu",)))
+    assert cider_d is None
     assert bleu == corpus_bleu(PERFECT, REFERENCES, resamples=1000)
     assert list(score_captions(PERFECT, REFERENCES, EvaluationConfig(("ter",)))[0]) == ["ter", "ter_signature"]
-    assert score_captions(PERFECT, REFERENCES, EvaluationConfig(())) == ({}, {})
+    assert score_captions(PERFECT, REFERENCES, EvaluationConfig(())) == ({}, None)
     shouted = [caption.upper() for caption in PERFECT]
     assert score_captions(shouted, ALONE, EvaluationConfig(("bleu",), lowercase=True))[0]["bleu_4"] == pytest.approx(
         100
     )
-    with pytest.raises(ValueError, match="no metric is called 'rouge': choose from bleu, coco, diversity"):
+    with pytest.raises(ValueError, match="'rouge': there is no such metric; choose from bleu, coco, diversity"):
         EvaluationConfig(("bleu", "rouge"))
 
 
 def test_cider_d_weighs_by_the_training_captions_where_told():
     trained_on, config = [["a red disc"], ["a blue star"], ["a green ring"]], EvaluationConfig(("coco",), "train")
     theirs = coco_caption_scores(PERFECT, REFERENCES, document_frequencies=document_frequencies(trained_on))
-    scores, of_images = score_captions(PERFECT, REFERENCES, config, training_captions=trained_on)
+    scores, cider_d = score_captions(PERFECT, REFERENCES, config, training_captions=trained_on)
     assert scores["coco_cider_d"] == pytest.approx(100 * theirs.cider_d)
     assert scores["coco_cider_d"] != pytest.approx(100 * coco_caption_scores(PERFECT, REFERENCES).cider_d)
-    np.testing.assert_allclose(of_images["cider_d"], 100 * theirs.image_cider_d)
+    np.testing.assert_allclose(cider_d, 100 * theirs.image_cider_d)
     with pytest.raises(ValueError, match="evaluation.cider_corpus=train: the training captions are not there"):
         score_captions(PERFECT, REFERENCES, config)
 
 
 def test_the_worst_caption_ranks_last():
     captions = [*PERFECT[:3], "something else entirely", *PERFECT[4:]]
-    cider_d = score_captions(captions, ALONE, EvaluationConfig(("coco",)))[1]["cider_d"]
+    cider_d = score_captions(captions, ALONE, EvaluationConfig(("coco",)))[1]
     assert cider_d.shape == (len(captions),)
     assert cider_d.argmin() == 3
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dualcap_jax.data.scenes import sample_scene
 from dualcap_jax.data.scenes_captions import write_captions
-from dualcap_jax.evaluation.ptb import tokenize
+from dualcap_jax.evaluation.metrics.ptb import tokenize
 
 OPENINGS = "A|a|The|the|Two|There is a|An|This|Some|2|I see a|Several|One|".split("|")
 SUBJECTS = """man|woman|boy|girl|dog|cat|giraffe|zebra|skier|surfer|tennis player|group of people|couple|baby|child

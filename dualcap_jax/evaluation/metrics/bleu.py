@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from sacrebleu.metrics import BLEU, CHRF, TER
 from sacrebleu.metrics.bleu import BLEUScore
 
-from dualcap_jax.evaluation.inputs import check_captions
+from dualcap_jax.evaluation.metrics.inputs import check_captions
 
 ORDERS = (1, 2, 3, 4)
 SEED = 12345
@@ -33,10 +33,10 @@ def corpus_bleu(
     hypothesis is long enough to have an n-gram of that order.
 
     Args:
-        hypotheses: One caption for each picture.
-        references: Its references, one or more for each picture.
+        hypotheses: One caption for each image.
+        references: Its references, one or more for each image.
         lowercase: Ignore case.
-        resamples: Corpora drawn from the pictures, with replacement, for confidence intervals (Koehn 2004); 0 for
+        resamples: Corpora drawn from the images, with replacement, for confidence intervals (Koehn 2004); 0 for
             none, sacrebleu takes 1000.
         seed: Of the draws; sacrebleu's own unless given.
 
@@ -46,7 +46,7 @@ def corpus_bleu(
         .. `bleu_4_interval`: [low, high] of the middle 95 %, bounded as in `sacrebleu.significance`.
 
     Raises:
-        ValueError: when there is nothing to score, the lengths differ, or a picture has no reference.
+        ValueError: when there is nothing to score, the lengths differ, or an image has no reference.
     """
     statistics = _statistics(hypotheses, references, lowercase)
     scores = [_bleu(statistics.sum(axis=0), order) for order in ORDERS]

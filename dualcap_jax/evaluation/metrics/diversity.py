@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from dualcap_jax.evaluation.ptb import tokenize
+from dualcap_jax.evaluation.metrics.ptb import tokenize
 
 
 def diversity(hypotheses: Sequence[str], training_captions: Iterable[str] | None = None) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from operator import mul
 import numpy as np
 from jaxtyping import Float
 
-from dualcap_jax.evaluation.inputs import check_captions
-from dualcap_jax.evaluation.ptb import tokenize
+from dualcap_jax.evaluation.metrics.inputs import check_captions
+from dualcap_jax.evaluation.metrics.ptb import tokenize
 
 ORDERS = (1, 2, 3, 4)
 NGram = tuple[str, ...]

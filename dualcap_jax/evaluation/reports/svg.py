@@ -15,9 +15,10 @@ def ticks(low: float, high: float) -> list[float]:
     return [n * unit for n in range(math.floor(low / unit), math.ceil(high / unit) + 1)]
 
 
-def plot(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+def plot(title: str, curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
     """Curves over steps as SVG, four at most with a look of their own."""
     left, right, top, bottom = 48, 344, 10, 180
+    lines = {label: [(float(step), value) for step, value in points] for label, points in curves.items()}
     xs, ys = zip(*(point for points in lines.values() for point in points), strict=True)
     x_ticks, y_ticks = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
     x_span, y_span = max(max(xs) - min(xs), 1), y_ticks[-1] - y_ticks[0] or 1
@@ -31,7 +32,7 @@ def plot(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
         drawn += f'<line class="rule" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
         drawn += f'<text x="{left - 5}" y="{y + 4:.1f}" text-anchor="end">{tick:.6g}</text>'
     for tick in (tick for tick in x_ticks if min(xs) <= tick <= max(xs)):
-        drawn += f'<text x="{at(tick, 0)[0]:.1f}" y="{bottom + 16}" text-anchor="middle">{tick:.6g}</text>'
+        drawn += f'<text x="{at(tick, y_ticks[0])[0]:.1f}" y="{bottom + 16}" text-anchor="middle">{tick:.6g}</text>'
     for number, (label, points) in enumerate(lines.items()):
         look = f"curve curve{number % 4}"
         path = " ".join("{:.1f},{:.1f}".format(*at(*point)) for point in points)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from math import exp
 
-from dualcap_jax.evaluation.inputs import check_captions
+from dualcap_jax.evaluation.metrics.inputs import check_captions
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -23,14 +23,14 @@ def character_bleu_nltk(hypotheses: Sequence[str], references: Sequence[Sequence
     way, and with nothing else.
 
     Args:
-        hypotheses: One caption for each picture.
-        references: Its references, one or more for each picture.
+        hypotheses: One caption for each image.
+        references: Its references, one or more for each image.
 
     Returns:
         `character_bleu_nltk_1` .. `character_bleu_nltk_4`, 0 to 1, of each order alone.
 
     Raises:
-        ValueError: when there is nothing to score, the lengths differ, or a picture has no reference.
+        ValueError: when there is nothing to score, the lengths differ, or an image has no reference.
 
     Source: `nltk.translate.bleu_score.sentence_bleu`, NLTK 3.9, without smoothing.
     """

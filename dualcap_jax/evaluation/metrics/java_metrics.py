@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dualcap_jax.errors import UserError
-from dualcap_jax.evaluation.inputs import check_captions
-from dualcap_jax.evaluation.ptb import tokenize
+from dualcap_jax.evaluation.metrics.inputs import check_captions
+from dualcap_jax.evaluation.metrics.ptb import tokenize
 
 
 class MetricError(UserError):
@@ -35,17 +35,10 @@ def meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> fl
 
 
 def spice(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """SPICE of a corpus (Anderson et al. 2016), as COCO-caption has it.
-
-    Args:
-        hypotheses: One caption for each image.
-        references: Its references, one or more for each image.
-
-    Returns:
-        0 to 1.
+    """SPICE of a corpus (Anderson et al. 2016), as COCO-caption has it; takes and returns what `meteor` does.
 
     Raises:
-        ValueError: when there is nothing to score, the lengths differ, or an image has no reference.
+        ValueError: as `meteor`.
         MetricError: without Java, pycocoevalcap or the CoreNLP that it downloads; or where its Java program fails.
     """
     targets, results = _prepared(hypotheses, references)

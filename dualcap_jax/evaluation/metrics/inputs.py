@@ -7,7 +7,7 @@ def check_captions(hypotheses: Sequence[str], references: Sequence[Sequence[str]
     """Refuse captions that cannot be scored.
 
     Raises:
-        ValueError: when there is nothing to score, the lengths differ, or a picture has no reference.
+        ValueError: when there is nothing to score, the lengths differ, or an image has no reference.
     """
     if len(hypotheses) != len(references):
         raise ValueError(f"{len(hypotheses)} hypotheses but {len(references)} lists of references")

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from dualcap_jax.evaluation.bleu import chrf, corpus_bleu, mean_interval, ter
-from dualcap_jax.evaluation.character_bleu import character_bleu_nltk
-from dualcap_jax.evaluation.coco_caption import coco_caption_scores, document_frequencies
 from dualcap_jax.evaluation.config import EvaluationConfig
-from dualcap_jax.evaluation.diversity import diversity
-from dualcap_jax.evaluation.java_metrics import meteor, require, spice
+from dualcap_jax.evaluation.metrics.bleu import chrf, corpus_bleu, mean_interval, ter
+from dualcap_jax.evaluation.metrics.character_bleu import character_bleu_nltk
+from dualcap_jax.evaluation.metrics.coco_caption import coco_caption_scores, document_frequencies
+from dualcap_jax.evaluation.metrics.diversity import diversity
+from dualcap_jax.evaluation.metrics.java_metrics import meteor, require, spice
 
 RESAMPLES = 1000
 """Corpora drawn for each confidence interval, as sacrebleu does."""
@@ -35,7 +35,7 @@ def score_captions(
     config: EvaluationConfig | None = None,
     *,
     training_captions: Iterable[Sequence[str]] | None = None,
-) -> tuple[dict[str, Any], dict[str, Float[np.ndarray, "image"]]]:
+) -> tuple[dict[str, Any], Float[np.ndarray, "image"] | None]:
     """Score captions by the metrics that the configuration names.
 
     Args:
@@ -54,7 +54,7 @@ def score_captions(
         character-bleu: `character_bleu_nltk_1` .. `character_bleu_nltk_4`, 0 to 1, as the original printed them;
         chrf, ter: the keys of those functions;
         meteor, spice: `coco_meteor`, `coco_spice`.
-        And of each image: `cider_d` (0 to 1000) where coco is asked for.
+        And CIDEr-D of each image (0 to 1000), None where coco is not asked for.
 
     Raises:
         ValueError: as `corpus_bleu`, or where training captions are asked for and not given.
@@ -64,7 +64,7 @@ def score_captions(
     lowercase = config.lowercase
     trained_on = None if training_captions is None else list(training_captions)
     scores: dict[str, Any] = {}
-    of_images = {}
+    image_cider_d = None
     if "bleu" in config.metrics:
         scores |= corpus_bleu(hypotheses, references, lowercase=lowercase, resamples=RESAMPLES)
     if "coco" in config.metrics:
@@ -75,9 +75,9 @@ def score_captions(
             frequencies = document_frequencies(trained_on)
         coco = coco_caption_scores(hypotheses, references, document_frequencies=frequencies)
         scores |= {f"coco_bleu_{order}": 100 * score for order, score in enumerate(coco.bleu, start=1)}
-        of_images["cider_d"] = 100 * coco.image_cider_d
+        image_cider_d = 100 * coco.image_cider_d
         scores |= {"coco_rouge_l": 100 * coco.rouge_l, "coco_cider_d": 100 * coco.cider_d}
-        scores["coco_cider_d_interval"] = mean_interval(of_images["cider_d"], resamples=RESAMPLES)
+        scores["coco_cider_d_interval"] = mean_interval(image_cider_d, resamples=RESAMPLES)
     if "diversity" in config.metrics:
         told = diversity(hypotheses, None if trained_on is None else chain.from_iterable(trained_on))
         scores |= {f"diversity_{key}": value for key, value in told.items()}
@@ -91,4 +91,4 @@ def score_captions(
         scores["coco_meteor"] = 100 * meteor(hypotheses, references)
     if "spice" in config.metrics:
         scores["coco_spice"] = 100 * spice(hypotheses, references)
-    return scores, of_images
+    return scores, image_cider_d

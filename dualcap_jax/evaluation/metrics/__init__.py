@@ -1,0 +1,1 @@
+"""Scores of captions against their references; `score` names them all."""

@@ -1,0 +1,1 @@
+"""What an evaluation leaves behind, to be read by people and by programs."""
