@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from dualcap_jax.config import ExperimentConfig, load_json, save_json
-from dualcap_jax.data.images import crop_image, decode_image, upright_rgb
+from dualcap_jax.data.images import decode_image, upright_rgb
 from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer
 from dualcap_jax.decoding.beam_search import BeamSearchResult, beam_search
 from dualcap_jax.decoding.config import DecodingConfig
@@ -213,8 +213,7 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         Raises:
             ImageError: when it cannot be read.
         """
-        data = self.config.data
-        return crop_image(_open(picture), data.image_size, data.resize, data.interpolation)
+        return self.config.data.transform(_open(picture))
 
     def explain(self, picture: Picture, caption: Caption | str) -> tuple[Word, ...]:
         """How much of each word of any caption, the network's own or another, this picture gives.
@@ -284,7 +283,7 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         """Captions of pictures already of the network's size, as they come, batch by batch.
 
         Args:
-            images: uint8 [size, size, 3], as `prepare_image` makes them.
+            images: uint8 [size, size, 3], as `prepare` makes them.
             decoding: settings of the search; the last batch is filled up, so that one compilation serves all.
             explain: as for `__call__`.
             first: number of the first picture, which what is drawn for it hangs on, where captions are drawn by chance.

@@ -14,14 +14,14 @@ import numpy as np
 from tqdm import tqdm
 
 from dualcap_jax.captioner import Captioner
-from dualcap_jax.data.coco_captions_2017 import PUBLISHED
 from dualcap_jax.data.config import DataConfig
-from dualcap_jax.data.images import decode_image, prepare_image
+from dualcap_jax.data.images import decode_image
 from dualcap_jax.data.pipeline import eval_batches
-from dualcap_jax.data.prepared import PARTS, find_prepared
+from dualcap_jax.data.prepared.reader import PARTS, PUBLISHED, find_prepared
 from dualcap_jax.data.records import DataError, Record, Source
-from dualcap_jax.data.scenes_grading import accuracies
-from dualcap_jax.data.sources import ScenesSource, open_source
+from dualcap_jax.data.scenes.grading import accuracies
+from dualcap_jax.data.sources import open_source
+from dualcap_jax.data.sources.scenes import ScenesSource
 from dualcap_jax.decoding.config import DecodingConfig
 from dualcap_jax.evaluation.config import EvaluationConfig
 from dualcap_jax.evaluation.html import select, write_html
@@ -205,8 +205,7 @@ def report(
     path = write_report(directory, name, scores, captions)
 
     def seen(row: Mapping[str, Any]) -> np.ndarray:  # what the network sees
-        content = records[row["image_id"]].read_image()
-        return prepare_image(content, data.image_size, None if source.cropped else data.resize, data.interpolation)
+        return source.transform.decode(records[row["image_id"]].read_image())
 
     shown = [row for group in select(captions, SHOWN).values() for row in group]
     if captioner:

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dualcap_jax import Caption, Captioner, cli
-from dualcap_jax.data.scenes import COLOURS, SHAPES
+from dualcap_jax.data.scenes.scene import COLOURS, SHAPES
 from dualcap_jax.data.sources import open_source
 
 KINDS = {

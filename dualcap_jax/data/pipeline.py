@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import grain
 import numpy as np
 from absl import flags
+from jaxtyping import Bool, Int32
 
 from dualcap_jax.data.config import DataConfig
-from dualcap_jax.data.images import ImageError, crop_image, decode_image, random_crop
+from dualcap_jax.data.images import ImageError, decode_image
 from dualcap_jax.data.records import DataError, Source
 from dualcap_jax.data.text import CaptionTokenizer
 
@@ -67,7 +68,7 @@ def train_iterator(
         of threads. Worker processes keep a state of their own form: resume with as many.
 
     Raises:
-        DataError: from `next`, for a picture that can't be read where `on_error` is "raise", or when none can be.
+        DataError: from `next`, for an image that can't be read where `on_error` is "raise", or when none can be.
     """
     pick = _pair_picker(source) if config.captions_per_image == 1 else _captions_picker(source, config)
     width = config.captions_per_image
@@ -145,22 +146,23 @@ def _make_example(
     """One image with the chosen captions, in `width` places."""
     record = source[record_index]
     try:
-        picture = decode_image(record.read_image())
+        image = decode_image(record.read_image())
         if augment is not None and config.crop_scale < 1:
-            image = random_crop(picture, config.image_size, config.crop_scale, augment, config.interpolation)
+            square = source.transform.random_crop(image, config.crop_scale, augment)
         else:
-            resize = config.image_size if source.cropped else config.resize
-            image = crop_image(picture, config.image_size, resize, config.interpolation)
+            square = source.transform(image)
     except ImageError as error:
         return UnreadableImage(record.image_id, f"image '{record.filename}': {error}")
     except OSError as error:
         return UnreadableImage(record.image_id, f"image '{record.filename}': can't be read ({error.strerror})")
     ids = [tokenizer.encode(record.captions[i], config.max_length) for i in caption_indices]
     tokens, mask = pad_tokens(ids, width, config.max_length)
-    return {"image": image, "tokens": tokens, "mask": mask, "image_id": np.array(record.image_id, np.int64)}
+    return {"image": square, "tokens": tokens, "mask": mask, "image_id": np.array(record.image_id, np.int64)}
 
 
-def pad_tokens(ids: Sequence[Sequence[int]], captions: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+def pad_tokens(
+    ids: Sequence[Sequence[int]], captions: int, length: int
+) -> tuple[Int32[np.ndarray, "{captions} {length}"], Bool[np.ndarray, "{captions} {length}"]]:
     """Lay token ids out in an array.
 
     Args:
@@ -169,7 +171,7 @@ def pad_tokens(ids: Sequence[Sequence[int]], captions: int, length: int) -> tupl
         length: columns.
 
     Returns:
-        tokens int32[captions, length], 0 where there is none, and mask bool[captions, length], True where there is one.
+        tokens, 0 where there is none, and mask, True where there is one.
     """
     tokens = np.zeros((captions, length), np.int32)
     mask = np.zeros((captions, length), bool)
