@@ -30,8 +30,7 @@ from dualcap_jax.cli import keep_freed_memory
 from dualcap_jax.data.config import DataConfig, ScenesConfig
 from dualcap_jax.data.images import decode_image
 from dualcap_jax.data.pipeline import pad_tokens, train_iterator
-from dualcap_jax.data.prepared.builder import FolderCaptions, FolderConfig, Squares
-from dualcap_jax.data.prepared.writer import prepare
+from dualcap_jax.data.prepared.writer import FolderCaptions, FolderConfig, Squares, prepare
 from dualcap_jax.data.sources import iterate_captions, open_source
 from dualcap_jax.data.sources.scenes import ScenesSource
 from dualcap_jax.data.text import CaptionTokenizer, train_tokenizer

@@ -19,10 +19,9 @@ from absl import logging
 
 from dualcap_jax import cli
 from dualcap_jax.data.config import DataConfig
-from dualcap_jax.data.prepared.builder import CaptionsBuilder, FolderCaptions, FolderConfig, Squares
 from dualcap_jax.data.prepared.coco_captions_2017 import CocoCaptions2017, CocoConfig
 from dualcap_jax.data.prepared.reader import PUBLISHED, read_metadata, stored_transform
-from dualcap_jax.data.prepared.writer import prepare
+from dualcap_jax.data.prepared.writer import CaptionsBuilder, FolderCaptions, FolderConfig, Squares, prepare
 from dualcap_jax.data.records import DataError
 from dualcap_jax.data.transform import ImageTransform
 

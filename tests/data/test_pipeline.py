@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dualcap_jax.data.config import DataConfig, ScenesConfig
-from dualcap_jax.data.images import prepare_image
 from dualcap_jax.data.pipeline import count_examples, eval_batches, pad_tokens, train_iterator
 from dualcap_jax.data.records import DataError
 from dualcap_jax.data.sources import iterate_captions, open_source
@@ -77,7 +76,7 @@ def test_a_batch_holds_what_its_records_hold(source, tokenizer, config):
     }
     for row, image_id in enumerate(batch["image_id"]):
         record = source[int(image_id)]
-        np.testing.assert_array_equal(batch["image"][row], prepare_image(record.read_image(), 16))
+        np.testing.assert_array_equal(batch["image"][row], source.transform.decode(record.read_image()))
         ids = batch["tokens"][row, 0][batch["mask"][row, 0]].tolist()
         assert ids in [tokenizer.encode(caption, 12) for caption in record.captions]
         assert not batch["tokens"][row, 0][~batch["mask"][row, 0]].any()
@@ -234,7 +233,7 @@ def test_an_unreadable_picture_is_an_error_that_names_it(folder, config, tokeniz
     break_pictures(folder, tmp_path, ["3.png"])
     config = dataclasses.replace(config, root=str(tmp_path), read_threads=threads)
     source = open_source(config, "train")
-    with pytest.raises(DataError, match=r"image '3.png': broken picture \(.*--data.on_error skip"):
+    with pytest.raises(DataError, match=r"image '3.png': broken image \(.*--data.on_error skip"):
         list(eval_batches(source, tokenizer, config, 4))
     (tmp_path / "0.png").unlink()
     with pytest.raises(DataError, match=r"image '0.png': can't be read \(No such file or directory\)"):

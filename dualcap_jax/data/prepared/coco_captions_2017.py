@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from dualcap_jax.data.prepared.builder import CaptionsBuilder, CaptionsConfig
 from dualcap_jax.data.prepared.reader import PUBLISHED
+from dualcap_jax.data.prepared.writer import CaptionsBuilder, CaptionsConfig
 from dualcap_jax.data.records import DataError, Faults
 from dualcap_jax.data.sources.coco import read_coco
-from dualcap_jax.data.sources.entries import Entry
+from dualcap_jax.data.sources.entries import Entry, with_captions
 from dualcap_jax.data.text import normalize_caption
 
 ADDRESSES = {
@@ -98,12 +98,10 @@ def read_karpathy(path: AnyPath, images: dict[str, AnyPath], faults: Faults) -> 
                 if text := normalize_caption(sentence["raw"]):
                     entry.captions.append(text)
                     entry.caption_ids.append(int(sentence["sentid"]))
-            if entry.captions:
-                splits[split].append(entry)
-            else:
-                faults.report("image without captions", f"{path}: image '{filename}' has no caption")
+            splits[split].append(entry)
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path}: not Karpathy's dataset_coco.json ({type(error).__name__}: {error})") from None
-    return {split: entries for split, entries in splits.items() if entries}
+    usable = {split: with_captions(entries, str(path), faults) for split, entries in splits.items()}
+    return {split: entries for split, entries in usable.items() if entries}

@@ -36,17 +36,7 @@ class PreparedSource:
     def __init__(
         self, directory: Path, indices: Mapping[str, dict[str, list]], transform: ImageTransform, faults: Faults
     ):
-        """Open a set.
-
-        Args:
-            directory: of one version of the set.
-            indices: of the set's splits that are read, one after the other.
-            transform: of the images as they are stored.
-            faults: for unreadable images.
-
-        Raises:
-            DataError: an index and its records disagree.
-        """
+        """`directory`: of one version of the set. `indices`: of its splits that are read, one after the other."""
         self.transform, self.faults = transform, faults
         names = next(iter(indices.values()))
         self._index = {name: list(chain.from_iterable(index[name] for index in indices.values())) for name in names}

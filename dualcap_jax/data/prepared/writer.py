@@ -1,19 +1,236 @@
-"""Writing a prepared set, whole or not at all."""
+"""Preparing a set once: its images and captions as records of tensorflow-datasets, in array_record files.
+
+Neither preparing nor reading needs TensorFlow. `reader.py` reads what is written here.
+"""
 
 import contextlib
 import errno
 import io
 import os
 import shutil
+import zlib
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal, TypeVar
+from zipfile import BadZipFile
 
+import numpy as np
 import tensorflow_datasets as tfds
 from filelock import FileLock, Timeout
+from PIL import Image
 from tqdm import tqdm
 
-from dualcap_jax.data.prepared.builder import CaptionsBuilder
+from dualcap_jax.data.config import DataConfig
+from dualcap_jax.data.images import ImageError, decode_image
 from dualcap_jax.data.prepared.reader import index_row, read_examples, read_metadata
-from dualcap_jax.data.records import DataError
+from dualcap_jax.data.records import DataError, Faults
+from dualcap_jax.data.sources import read_entries
+from dualcap_jax.data.sources.entries import SPLITS, Entry
+from dualcap_jax.data.transform import ImageTransform
+from dualcap_jax.errors import require
+from dualcap_jax.files import replacing
+
+SHARD = 1000
+"""Images in a file: as many are in memory at once."""
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@dataclass(frozen=True)
+class Squares:
+    """Images are stored as the model reads them, as JPEG."""
+
+    transform: ImageTransform
+    """What they go through."""
+    quality: int = 95
+    """Of the JPEG, 1 to 100."""
+
+    def __post_init__(self) -> None:
+        """Check each field."""
+        require(1 <= self.quality <= 100, "quality", self.quality, "must be 1 to 100")
+
+    @property
+    def name(self) -> str:
+        """Tells differently stored sets of the same images apart."""
+        parts = [str(self.transform.size)]
+        if self.transform.resize != self.transform.size:
+            parts.append(f"of_{self.transform.resize}")
+        if self.transform.interpolation != "bilinear":
+            parts.append(self.transform.interpolation)
+        if self.quality != 95:
+            parts.append(f"q{self.quality}")
+        return "_".join(parts)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What a set's metadata tells of them."""
+        transform = asdict(self.transform)
+        return {"image_size": transform.pop("size"), **transform, "quality": self.quality}
+
+
+@dataclass(eq=False)
+class CaptionsConfig(tfds.core.BuilderConfig):
+    """A set to prepare. `name` is that of its directory."""
+
+    squares: Squares | None = None
+    """None: the files as they are."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """As `DataConfig.on_error`."""
+    threads: int = 2
+    """That read, decode and encode images."""
+
+
+class CaptionsBuilder(tfds.core.ShardBasedBuilder):
+    """Records of images with their captions; what is in which split is a subclass's.
+
+    Shard by shard, since tfds's GeneratorBasedBuilder needs TensorFlow to sort more than a gigabyte.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    builder_config: CaptionsConfig
+    faults: Faults
+    staging: Path | None = None
+    """Where resized images are kept until the set is whole, for a preparation that is stopped to go on from."""
+
+    @abstractmethod
+    def entries(self, source: Path) -> Mapping[str, list[Entry]]:
+        """The images of each split of what lies in the directory `source`, in order.
+
+        Faults are reported to `self.faults`.
+
+        Raises:
+            DataError: when something needed is missing.
+        """
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        squares = self.builder_config.squares
+        features = {
+            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+            "filename": tfds.features.Text(),
+            "image_id": np.int64,
+            "height": np.int32,
+            "width": np.int32,
+            "captions": tfds.features.Sequence({"id": np.int64, "text": tfds.features.Text()}),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Images and their captions; height and width are those of the image before any crop.",
+            features=tfds.features.FeaturesDict(features),
+            metadata=tfds.core.MetadataDict(splits={}, pictures=squares and squares.metadata),
+            disable_shuffling=True,
+        )
+
+    def _shard_iterators_per_split(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, list[Callable[[], Iterator]]]:
+        self.faults = Faults(self.builder_config.on_error)
+        source = Path(dl_manager.manual_dir)
+        self.info.metadata["source"] = str(source.absolute())
+        return {split: self._shards(split, entries) for split, entries in self.entries(source).items()}
+
+    def _shards(self, split: str, entries: list[Entry]) -> list[Callable[[], Iterator]]:
+        self.info.metadata["splits"][split] = {}
+        progress = tqdm(desc=split, total=len(entries), unit=" images", disable=None)
+        starts = range(0, len(entries), SHARD)
+        last = entries[-1]
+        return [partial(self._examples, split, entries[start : start + SHARD], last, progress) for start in starts]
+
+    def _examples(
+        self, split: str, entries: list[Entry], last: Entry, progress: tqdm
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        index = self.info.metadata["splits"][split]
+        for entry, stored in zip(entries, map_ahead(self._stored, entries, self.builder_config.threads), strict=True):
+            progress.update()
+            if isinstance(stored, str):
+                self.faults.report("unreadable image", stored)
+                continue
+            data, (width, height) = stored
+            example = {
+                "image": data,
+                "filename": entry.filename.encode(),
+                "image_id": entry.image_id,
+                "height": height,
+                "width": width,
+                "captions": {"id": entry.caption_ids, "text": [text.encode() for text in entry.captions]},
+            }
+            for name, value in index_row(example).items():
+                index.setdefault(name, []).append(value)
+            yield entry.image_id, example
+        if entries[-1] is last:
+            progress.close()
+            if not index:
+                raise DataError(f"{split}: not one image can be used: {self.faults.summary()}")
+
+    def _stored(self, entry: Entry) -> tuple[bytes, tuple[int, int]] | str:
+        """What to store of an image, and its width and height; or what is wrong with it."""
+        try:
+            data = entry.path.read_bytes()
+            image = decode_image(data)
+        except ImageError as error:
+            return f"image '{entry.filename}': {error}"
+        except (OSError, BadZipFile) as error:
+            return f"image '{entry.filename}': can't be read ({error})"
+        if entry.size is not None and entry.size not in (image.size, image.size[::-1]):  # turned by its EXIF or not
+            sides, listed = (f"{width} x {height}" for width, height in (image.size, entry.size))
+            return f"image '{entry.filename}': is {sides} pixels, its annotation says {listed}"
+        squares = self.builder_config.squares
+        if squares is None:
+            return data, image.size
+        kept = self.staging and self.staging / f"{entry.image_id}-{zlib.crc32(data):08x}.jpg"
+        if kept and kept.is_file():
+            return kept.read_bytes(), image.size
+        encoded = io.BytesIO()
+        Image.fromarray(squares.transform(image)).save(encoded, "JPEG", quality=squares.quality)
+        if kept:
+            with replacing(kept) as aside:
+                aside.write_bytes(encoded.getvalue())
+        return encoded.getvalue(), image.size
+
+
+@dataclass(eq=False)
+class FolderConfig(CaptionsConfig):
+    """Any set that `open_source` reads."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """How its images are divided, where it names no splits."""
+
+
+class FolderCaptions(CaptionsBuilder):
+    """Any set that `open_source` reads, prepared."""
+
+    name = "folder_captions"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "A COCO layout, or a folder with captions.jsonl or captions.csv."
+    builder_config: FolderConfig
+
+    def entries(self, source: Path) -> dict[str, list[Entry]]:
+        """The splits that are there."""
+        data = replace(self.builder_config.data, root=str(source))
+        splits = {split: read_entries(data, split, self.faults)[0] for split in SPLITS}
+        splits = {split: entries for split, entries in splits.items() if entries}
+        if not splits:
+            raise DataError(f"'{source}' has no usable record: {self.faults.summary()}")
+        return splits
+
+
+def map_ahead(function: Callable[[T], U], items: Iterable[T], threads: int) -> Iterator[U]:
+    """`map` by threads, in order, never far ahead of what is asked for."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 4 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def prepare(builder: CaptionsBuilder, source: Path) -> Path:

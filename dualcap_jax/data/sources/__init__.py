@@ -23,10 +23,18 @@ class Layout(Protocol):
     """The files in a directory that tell the layout, for messages."""
 
     def is_in(self, root: Path) -> bool:
-        """Whether a directory holds this layout."""
+        """Whether a directory holds this layout.
+
+        Raises:
+            DataError: it is of the kind, but not sound.
+        """
 
     def read_split(self, config: DataConfig, split: str, faults: Faults) -> tuple[list[Entry], list[str]]:
-        """The images of one split, none where there is no such split; and the names of all splits."""
+        """The images of one split, none where there is no such split; and the names of all splits.
+
+        Raises:
+            DataError: the set is not sound; or, as `faults` has it, a line of it is not.
+        """
 
 
 LAYOUTS: tuple[Layout, ...] = (coco, captions_jsonl, captions_csv)

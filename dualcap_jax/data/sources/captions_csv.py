@@ -15,16 +15,12 @@ NAME = "captions.csv"
 
 
 def is_in(root: Path) -> bool:
-    """Whether a directory holds this layout."""
+    """See `Layout`."""
     return (root / NAME).is_file()
 
 
 def read_split(config: DataConfig, split: str, faults: Faults) -> tuple[list[Entry], list[str]]:
-    """The images of one split, none where there is no such split; and the names of all splits.
-
-    Raises:
-        DataError: a fault in the file, as `faults` has it.
-    """
+    """See `Layout`."""
     path = Path(config.root) / NAME
     return split_of(_lines(path, faults), path, config, split, faults)
 
@@ -42,7 +38,7 @@ def _lines(path: Path, faults: Faults) -> Iterator[Line]:
                     message = f"needs {len(columns)} values (quote a caption that has a comma)"
                     faults.report("malformed line", f"{where}: {message}")
                     continue
-                yield Line(where, row["image"], [row["caption"]], row.get("split") or None)
+                yield where, row["image"], [row["caption"]], row.get("split") or None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from None
     except csv.Error as error:

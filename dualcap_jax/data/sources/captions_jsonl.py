@@ -15,16 +15,12 @@ NAME = "captions.jsonl"
 
 
 def is_in(root: Path) -> bool:
-    """Whether a directory holds this layout."""
+    """See `Layout`."""
     return (root / NAME).is_file()
 
 
 def read_split(config: DataConfig, split: str, faults: Faults) -> tuple[list[Entry], list[str]]:
-    """The images of one split, none where there is no such split; and the names of all splits.
-
-    Raises:
-        DataError: a fault in the file, as `faults` has it.
-    """
+    """See `Layout`."""
     path = Path(config.root) / NAME
     return split_of(_lines(path, faults), path, config, split, faults)
 
@@ -48,4 +44,4 @@ def _lines(path: Path, faults: Faults) -> Iterator[Line]:
                 message = 'is not {"image": "NAME", "captions": ["...", ...]}'
                 faults.report("malformed line", f"{where}: {message}")
                 continue
-            yield Line(where, image, captions, None if split is None else str(split))
+            yield where, image, captions, None if split is None else str(split)

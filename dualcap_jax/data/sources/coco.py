@@ -12,20 +12,12 @@ NAME = "annotations/captions_{train,val}*.json (COCO)"
 
 
 def is_in(root: Path) -> bool:
-    """Whether a directory holds this layout.
-
-    Raises:
-        DataError: two files for one split.
-    """
+    """See `Layout`."""
     return bool(_annotations(root))
 
 
 def read_split(config: DataConfig, split: str, faults: Faults) -> tuple[list[Entry], list[str]]:
-    """The images of one split, none where there is no such split; and the names of all splits.
-
-    Raises:
-        DataError: a fault in the file, as `faults` has it, or no directory of its images.
-    """
+    """See `Layout`."""
     found = _annotations(Path(config.root))
     entries = read_coco(found[split], _images_of(found[split]), faults) if split in found else []
     return entries, sorted(found)

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, TypeGuard
 from zipfile import Path as ZipPath
 
 import numpy as np
@@ -39,13 +39,7 @@ class EntriesSource:
     """Records of entries; images are read from their files. See `Source`."""
 
     def __init__(self, entries: list[Entry], transform: ImageTransform, faults: Faults):
-        """Take the usable images of one split.
-
-        Args:
-            entries: these images.
-            transform: as configured.
-            faults: what was wrong with the others.
-        """
+        """`entries`: the usable images of one split. `faults`: what was wrong with the others."""
         self._entries, self.transform, self.faults = entries, transform, faults
 
     def __len__(self) -> int:
@@ -68,17 +62,8 @@ class EntriesSource:
         return [entry.filename for entry in self._entries]
 
 
-class Line(NamedTuple):
-    """A line of a captions file."""
-
-    where: str
-    """Its place, for messages."""
-    image: str
-    """Path of the image, from the file's folder."""
-    captions: list[object]
-    """Captions as they stand there, some perhaps not even text."""
-    split: str | None
-    """A key of `SPLIT_NAMES`, if the file is sound; None: the line names none."""
+Line = tuple[str, str, list[object], str | None]
+"""Of a captions file: its place for messages, the image, the captions as they stand there, the split or None."""
 
 
 def split_of(
@@ -89,13 +74,6 @@ def split_of(
     Lines with the same image add captions to it. An image's id is its place among the file's images, in order of first
     mention. Where some line names a split, those that name none are for training; where no line does, the images are
     divided by `config.validation_fraction` and `config.split_seed`: by names alone, never by what else is broken.
-
-    Args:
-        lines: the file's.
-        path: of the file.
-        config: how images are divided.
-        split: to return.
-        faults: what to do about faults.
     """
     entries: dict[str, Entry] = {}
     splits: dict[str, str | None] = {}

@@ -21,11 +21,7 @@ class ScenesSource:
     """
 
     def __init__(self, config: DataConfig, split: str):
-        """Take a split of the set that `config.scenes` describes.
-
-        Raises:
-            DataError: it has no such split.
-        """
+        """`config.scenes` describes the set, whose splits are "train", "validation" and "test"."""
         if split not in SPLITS:
             raise DataError(f"the embedded scenes have no split '{split}'; they have {', '.join(SPLITS)}")
         self._config, self._split = config.scenes, split

@@ -12,10 +12,10 @@ from scipy import ndimage
 
 from dualcap_jax.data.config import DataConfig, ScenesConfig
 from dualcap_jax.data.records import DataError
-from dualcap_jax.data.scenes import ALL_GROUPS, COLOURS, COUNTS, HELD_OUT, SHAPES, Group, Scene, sample_scene
-from dualcap_jax.data.scenes_captions import parse_caption, write_captions
-from dualcap_jax.data.scenes_drawing import draw_scene
-from dualcap_jax.data.scenes_grading import accuracies, grade
+from dualcap_jax.data.scenes.captions import parse_caption, write_captions
+from dualcap_jax.data.scenes.drawing import draw_scene
+from dualcap_jax.data.scenes.grading import accuracies, grade
+from dualcap_jax.data.scenes.scene import ALL_GROUPS, COLOURS, COUNTS, HELD_OUT, SHAPES, Group, Scene, sample_scene
 from dualcap_jax.data.sources import iterate_captions, open_source
 from dualcap_jax.data.text import train_tokenizer
 

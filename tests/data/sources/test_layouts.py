@@ -154,7 +154,7 @@ def test_without_named_splits_images_are_divided_by_the_seed(tmp_path):
             r"holds no annotations/captions_\{train,val\}\*.json .*no captions.csv and no prepared set",
         ),
         (["captions.csv", "captions.jsonl"], "train", r"holds captions.jsonl and captions.csv: keep one of them"),
-        (["annotations/captions_train2017.json"], "train", "pictures' directory '.*train2017' does not exist"),
+        (["annotations/captions_train2017.json"], "train", "images' directory '.*train2017' does not exist"),
         (
             ["annotations/captions_train2014.json", "annotations/captions_train2017.json"],
             "train",
