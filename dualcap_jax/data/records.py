@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -59,6 +59,7 @@ class Faults:
         return f"skipped {len(self.skipped)}: {kinds} (first: {next(iter(self.skipped))})"
 
 
+@runtime_checkable
 class Source(Protocol):
     """Records by position. `source[i]` is always the same record, and reads no image."""
 

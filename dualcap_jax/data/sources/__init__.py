@@ -6,7 +6,7 @@ A layout is one module here and its name in `LAYOUTS`.
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.prepared.reader import find_prepared, open_prepared, read_metadata, stored_transform
@@ -16,6 +16,7 @@ from dualcap_jax.data.sources.entries import EntriesSource, Entry
 from dualcap_jax.data.sources.scenes import ScenesSource
 
 
+@runtime_checkable
 class Layout(Protocol):
     """What the module of a layout on disk holds."""
 
