@@ -11,11 +11,12 @@ False in `mask`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Int, Int32
 
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.images import ImageError, decode_image
@@ -70,19 +71,14 @@ def train_iterator(
     Raises:
         DataError: from `next`, for an image that can't be read where `on_error` is "raise", or when none can be.
     """
-    pick = _pair_picker(source) if config.captions_per_image == 1 else _captions_picker(source, config)
-    width = config.captions_per_image
-
-    def make_example(index: int, rng: np.random.Generator) -> Example | UnreadableImage:
-        record_index, caption_indices = pick(index, rng)
-        return _make_example(source, tokenizer, config, record_index, caption_indices, width, rng)
-
+    counts, width = source.caption_counts, config.captions_per_image
+    pick: Picker = partial(_pick_pair, np.cumsum(counts)) if width == 1 else partial(_pick_captions, counts, width)
     stream = (
         grain.MapDataset.range(count_examples(source, config))
         .seed(seed)
         .shuffle()
         .repeat()
-        .random_map(make_example)[process_index::process_count]
+        .random_map(partial(_train_example, source, tokenizer, config, pick))[process_index::process_count]
     )
     return iter(_batches(stream, source, config, batch_size))
 
@@ -102,12 +98,7 @@ def eval_batches(
     Returns:
         An iterable of batches, to be gone through as often as wanted; C is the most captions that any record has.
     """
-    counts = source.caption_counts
-    width = int(counts.max())
-
-    def make_example(index: int) -> Example | UnreadableImage:
-        return _make_example(source, tokenizer, config, index, range(counts[index]), width)
-
+    make_example = partial(_eval_example, source, tokenizer, config, source.caption_counts)
     stream = grain.MapDataset.range(start, len(source)).map(make_example)
     return _batches(stream, source, config, batch_size)
 
@@ -115,23 +106,29 @@ def eval_batches(
 Picker = Callable[[int, np.random.Generator], tuple[int, Sequence[int]]]  # -> record, captions of it
 
 
-def _pair_picker(source: Source) -> Picker:
-    ends = np.cumsum(source.caption_counts)
-
-    def pick(index: int, rng: np.random.Generator) -> tuple[int, Sequence[int]]:
-        record = int(np.searchsorted(ends, index, side="right"))
-        return record, [index - (int(ends[record - 1]) if record else 0)]
-
-    return pick
+def _pick_pair(ends: Int[np.ndarray, " records"], index: int, rng: np.random.Generator) -> tuple[int, Sequence[int]]:
+    """`ends`: pairs up to and with each record."""
+    record = int(np.searchsorted(ends, index, side="right"))
+    return record, [index - (int(ends[record - 1]) if record else 0)]
 
 
-def _captions_picker(source: Source, config: DataConfig) -> Picker:
-    counts = source.caption_counts
+def _pick_captions(
+    counts: Int[np.ndarray, " records"], most: int, index: int, rng: np.random.Generator
+) -> tuple[int, Sequence[int]]:
+    return index, rng.permutation(counts[index])[:most].tolist()
 
-    def pick(index: int, rng: np.random.Generator) -> tuple[int, Sequence[int]]:
-        return index, rng.permutation(counts[index])[: config.captions_per_image].tolist()
 
-    return pick
+def _train_example(
+    source: Source, tokenizer: CaptionTokenizer, config: DataConfig, pick: Picker, index: int, rng: np.random.Generator
+) -> Example | UnreadableImage:
+    record_index, caption_indices = pick(index, rng)
+    return _make_example(source, tokenizer, config, record_index, caption_indices, config.captions_per_image, rng)
+
+
+def _eval_example(
+    source: Source, tokenizer: CaptionTokenizer, config: DataConfig, counts: Int[np.ndarray, " records"], index: int
+) -> Example | UnreadableImage:
+    return _make_example(source, tokenizer, config, index, range(counts[index]), int(counts.max()))
 
 
 def _make_example(
