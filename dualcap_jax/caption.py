@@ -15,8 +15,8 @@ import tyro
 
 from dualcap_jax import cli
 from dualcap_jax.captioner import Caption, Captioner
-from dualcap_jax.data.config import DataConfig
-from dualcap_jax.data.images import ImageError, prepare_image
+from dualcap_jax.data.images import ImageError
+from dualcap_jax.data.transform import ImageTransform
 from dualcap_jax.decoding.config import DecodingConfig
 from dualcap_jax.evaluation.reports.values import GIVEN
 from dualcap_jax.explain.maps import overlay
@@ -53,8 +53,8 @@ class Arguments:
 class Pictures:
     """The pictures that were asked for; what cannot be read is told and passed over."""
 
-    def __init__(self, names: Sequence[str], data: DataConfig):
-        self._names, self._data = names, data
+    def __init__(self, names: Sequence[str], transform: ImageTransform):
+        self._names, self._transform = names, transform
         self.failed = 0
         self.read: deque[tuple[Path, bytes]] = deque()
         """Path and content of the pictures read and not yet captioned."""
@@ -75,11 +75,10 @@ class Pictures:
         self.failed += 1
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        data = self._data
         for path in self._paths():
             try:
                 content = path.read_bytes()
-                image = prepare_image(content, data.image_size, data.resize, data.interpolation)
+                image = self._transform.decode(content)
             except OSError as error:
                 self.fail(path, error.strerror or error)
             except ImageError as error:
@@ -145,8 +144,7 @@ def main(args: Sequence[str]) -> int:
     default = replace(arguments, decoding=captioner.config.decoding)
     arguments = cli.parse(Arguments, args, "caption", description, default)
 
-    data = captioner.config.data
-    pictures = Pictures(arguments.pictures, data)
+    pictures = Pictures(arguments.pictures, captioner.config.data.transform)
     terminal = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     maps = Maps(captioner, arguments.map, arguments.map_dir)
     for caption in captioner.caption_prepared(pictures, arguments.decoding, arguments.explain):

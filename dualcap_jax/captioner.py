@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from dualcap_jax import inference
 from dualcap_jax.config import ExperimentConfig, load_json, save_json
-from dualcap_jax.data.images import crop_image, decode_image, upright_rgb
+from dualcap_jax.data.images import decode_image, upright_rgb
 from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer
 from dualcap_jax.decoding import Decoded, DecodingConfig, Rules
 from dualcap_jax.errors import ConfigError
@@ -183,8 +183,7 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         Raises:
             ImageError: when it cannot be read.
         """
-        data = self.config.data
-        return crop_image(_open(picture), data.image_size, data.resize, data.interpolation)
+        return self.config.data.transform(_open(picture))
 
     def explain(self, picture: Picture, caption: Caption | str) -> tuple[Word, ...]:
         """How much of each word of any caption, the network's own or another, this picture gives.
@@ -203,7 +202,9 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         """
         return self.explain_encoded(self.encode(image[None]), caption)
 
-    def explain_encoded(self, features: Float[Array, "1 features"], caption: Caption | str) -> tuple[Word, ...]:
+    def explain_encoded(
+        self, features: Float[Array | np.ndarray, "1 features"], caption: Caption | str
+    ) -> tuple[Word, ...]:
         """The same of an encoded image.
 
         Raises:

@@ -4,24 +4,24 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Array, Float, UInt8
 from tqdm import tqdm
 
 from dualcap_jax.captioner import Captioner
-from dualcap_jax.data.coco_captions_2017 import PUBLISHED
 from dualcap_jax.data.config import DataConfig
-from dualcap_jax.data.images import decode_image, prepare_image
+from dualcap_jax.data.images import decode_image
 from dualcap_jax.data.pipeline import eval_batches
-from dualcap_jax.data.prepared import PARTS, find_prepared
+from dualcap_jax.data.prepared.reader import PARTS, PUBLISHED, find_prepared
 from dualcap_jax.data.records import DataError, Record, Source
-from dualcap_jax.data.scenes_grading import accuracies
-from dualcap_jax.data.sources import ScenesSource, open_source
+from dualcap_jax.data.scenes.grading import accuracies
+from dualcap_jax.data.sources import open_source
+from dualcap_jax.data.sources.scenes import ScenesSource
 from dualcap_jax.decoding.config import DecodingConfig
 from dualcap_jax.evaluation.config import EvaluationConfig
 from dualcap_jax.evaluation.metrics.score import check_metrics, score_captions
@@ -35,6 +35,9 @@ from dualcap_jax.training.objectives.cross_entropy import mean_losses
 
 COCO_NAME = re.compile(r"\d{12}\.jpg")
 """Of COCO 2017's images."""
+
+Encoded = dict[int, Float[Array | np.ndarray, "1 features"]]
+"""Image vectors by image id."""
 
 SHOWN = 6
 """Images that the page shows of the best, the median and the worst each."""
@@ -76,12 +79,18 @@ def evaluate(
     check_metrics(settings)
     if settings.cider_corpus == "train":
         open_source(config.data, "train")  # that it is there is known before the work
-    captions, losses = caption_split(captioner, source, decoding, progress)
+    captions, losses, encoded = caption_split(captioner, source, decoding, progress)
     dataset = describe(source, config.data, split)
     made = Evaluation(name, split, dataset, captions, captioner.step, asdict(decoding), losses)
     scored = score(made, source, config.data, settings)
-    path = report(directory, scored, source, captioner)
-    draw_samples(captioner, source, scored.captions[: settings.samples], workdir / "samples.png")
+
+    def explain(record: Record, caption: str) -> tuple[ExplainedWord, ...]:
+        if record.image_id not in encoded:  # it was captioned before an interruption
+            encoded[record.image_id] = captioner.encode(source.transform.decode(record.read_image())[None])
+        return _words(captioner, encoded[record.image_id], caption)
+
+    path = report(directory, scored, source, explain)
+    draw_samples(source, scored.captions[: settings.samples], workdir / "samples.png")
     progress.unlink()
     if source.faults.skipped:
         print(source.faults.summary())
@@ -90,7 +99,7 @@ def evaluate(
 
 def caption_split(
     captioner: Captioner, source: Source, decoding: DecodingConfig, progress: Path
-) -> tuple[tuple[ScoredCaption, ...], dict[str, float]]:
+) -> tuple[tuple[ScoredCaption, ...], dict[str, float], Encoded]:
     """Caption every image of a source, and compute the losses on its references.
 
     Args:
@@ -101,7 +110,8 @@ def caption_split(
             settings is not done again.
 
     Returns:
-        The captions with the captioner's own scores; and both losses, in nats, with `perplexity`.
+        The captions with the captioner's own scores; both losses, in nats, with `perplexity`; and of the images
+        captioned now what the network made of them, so that none is encoded twice.
     """
     data = captioner.config.data
     about = {"step": captioner.step, "decoding": asdict(decoding), "data": asdict(data)}
@@ -113,6 +123,7 @@ def caption_split(
 
     write_text(progress, "".join(json.dumps(line) + "\n" for line in (header, *done)))
     search = captioner.searcher(decoding)
+    encoded: Encoded = {}
     with progress.open("a", buffering=1) as file, tqdm(total=len(source), unit="image", disable=None) as bar:
         bar.update(start)
         for batch in eval_batches(source, captioner.tokenizer, data, decoding.batch_size, start):
@@ -127,9 +138,10 @@ def caption_split(
             captions += [ScoredCaption(**row) for row in rows]
             done.append({"captions": rows, "losses": sums})
             file.write(json.dumps(done[-1]) + "\n")
+            encoded |= zip(image_ids, np.asarray(features)[: len(image_ids), None], strict=True)
             bar.update(len(rows))
     losses = mean_losses(batch["losses"] for batch in done)
-    return tuple(captions), losses | {"perplexity": math.exp(losses["loss"])}
+    return tuple(captions), losses | {"perplexity": math.exp(losses["loss"])}, encoded
 
 
 def _place_after(source: Source, image_id: int, least: int) -> int:
@@ -203,14 +215,19 @@ def score(evaluation: Evaluation, source: Source, data: DataConfig, settings: Ev
     return scored
 
 
-def report(directory: Path, evaluation: Evaluation, source: Source, captioner: Captioner | None = None) -> Path:
+def report(
+    directory: Path,
+    evaluation: Evaluation,
+    source: Source,
+    explain: Callable[[Record, str], tuple[ExplainedWord, ...]] | None = None,
+) -> Path:
     """Write what `write_report` and `write_html` do.
 
     Args:
-        directory: where to.
+        directory: where to; of a run's own evaluation, in the run directory.
         evaluation: scored.
         source: its images.
-        captioner: that made the captions, whose run directory holds `directory`.
+        explain: gives the words of a caption of an image; None: they are not explained.
 
     Returns:
         The path of the JSON file.
@@ -221,23 +238,23 @@ def report(directory: Path, evaluation: Evaluation, source: Source, captioner: C
 
     def show(caption: ScoredCaption) -> ShownCaption:
         record = records[caption.image_id]
-        words = _words(captioner, _seen(captioner, source, record), caption.caption) if captioner else ()
-        return ShownCaption(caption, _thumbnail(record), words)
+        return ShownCaption(caption, _thumbnail(record), explain(record, caption.caption) if explain else ())
 
     write_html(
         path.with_suffix(".html"),
         evaluation,
         {title: list(map(show, group)) for title, group in chosen.items()},
-        logged=read_json_lines(directory.parent / "metrics.jsonl") if captioner else (),
+        logged=read_json_lines(directory.parent / "metrics.jsonl") if evaluation.step is not None else (),
         others=[e for e in read_reports(directory) if e.split == evaluation.split and e.name != evaluation.name],
     )
     return path
 
 
-def draw_samples(captioner: Captioner, source: Source, captions: Sequence[ScoredCaption], path: Path) -> None:
+def draw_samples(source: Source, captions: Sequence[ScoredCaption], path: Path) -> None:
     """Draw what the network saw above what it said of it; see `samples_figure`."""
     records = _records(source, captions)
-    samples_figure([ShownCaption(each, _seen(captioner, source, records[each.image_id])) for each in captions], path)
+    seen = [source.transform.decode(records[each.image_id].read_image()) for each in captions]
+    samples_figure([ShownCaption(*pair) for pair in zip(captions, seen, strict=True)], path)
 
 
 def _records(source: Source, captions: Sequence[ScoredCaption]) -> dict[int, Record]:
@@ -258,17 +275,12 @@ def _training_captions(data: DataConfig, needed: bool) -> list[tuple[str, ...]] 
     return [record.captions for record in map(source.__getitem__, range(len(source)))]
 
 
-def _seen(captioner: Captioner, source: Source, record: Record) -> UInt8[np.ndarray, "size size 3"]:
-    """What the network sees of an image."""
-    data = captioner.config.data
-    resize = None if source.cropped else data.resize
-    return prepare_image(record.read_image(), data.image_size, resize, data.interpolation)
-
-
-def _words(captioner: Captioner, image: UInt8[np.ndarray, "size size 3"], caption: str) -> tuple[ExplainedWord, ...]:
+def _words(
+    captioner: Captioner, features: Float[Array | np.ndarray, "1 features"], caption: str
+) -> tuple[ExplainedWord, ...]:
     """None where the caption, encoded again, is too long for the network: a young one's broken characters can be."""
     try:
-        words = captioner.explain_prepared(image, caption)
+        words = captioner.explain_encoded(features, caption)
     except ValueError:
         return ()
     return tuple(ExplainedWord(word.text, word.log_prob, word.seen) for word in words)

@@ -28,18 +28,21 @@ from tqdm import tqdm
 
 from dualcap_jax.cli import keep_freed_memory
 from dualcap_jax.data.config import DataConfig, ScenesConfig
-from dualcap_jax.data.images import crop_image, decode_image
+from dualcap_jax.data.images import decode_image
 from dualcap_jax.data.pipeline import pad_tokens, train_iterator
-from dualcap_jax.data.prepare import FolderCaptions, FolderConfig, Pictures, prepare
-from dualcap_jax.data.sources import ScenesSource, iterate_captions, open_source
+from dualcap_jax.data.prepared.writer import FolderCaptions, FolderConfig, Squares, prepare
+from dualcap_jax.data.sources import iterate_captions, open_source
+from dualcap_jax.data.sources.scenes import ScenesSource
 from dualcap_jax.data.text import CaptionTokenizer, train_tokenizer
+from dualcap_jax.data.transform import ImageTransform
 
 BATCH, SIZE, LENGTH = 64, 380, 36
+TRANSFORM = ImageTransform(SIZE, SIZE)
 
 
 def make_folder(folder: Path, images: int) -> None:
     """JPEGs of photographs' size and weight, with five captions each."""
-    scenes = ScenesSource(ScenesConfig(train=images), "train", 96)
+    scenes = ScenesSource(DataConfig(scenes=ScenesConfig(train=images, picture_size=96)), "train")
     grain = np.random.default_rng(0).normal(0, 14, (960, 640, 3))
     with (folder / "captions.jsonl").open("w") as file:
         for index in tqdm(range(images), "made", disable=None):
@@ -110,7 +113,7 @@ def shares(folder: Path, tokenizer: CaptionTokenizer) -> None:
     squares = []
     for name in names:
         data = timed("read", (folder / name).read_bytes)
-        squares.append(timed("resize and crop", crop_image, timed("decode", decode_image, data), SIZE))
+        squares.append(timed("resize and crop", TRANSFORM, timed("decode", decode_image, data)))
         timed("tokens", tokenizer.encode, "two red squares left of a blue ring", LENGTH)
     rows = np.stack(squares)  # memory of a batch before
     timed("batch", lambda: np.stack(squares, out=rows))
@@ -147,8 +150,8 @@ def main() -> None:
         folder.mkdir()
         make_folder(folder, args.images)
         data = DataConfig(validation_fraction=0)
-        for name, pictures in (("records", None), ("squares", Pictures(SIZE, SIZE))):
-            config = FolderConfig(name=name, pictures=pictures, data=data)
+        for name, squares in (("records", None), ("squares", Squares(TRANSFORM))):
+            config = FolderConfig(name=name, squares=squares, data=data)
             roots[name] = prepare(
                 FolderCaptions(config=config, data_dir=f"{directory}/{name}", file_format="array_record"), folder
             )

@@ -35,7 +35,6 @@ from transformers import GPT2Config as TorchGPT2Config
 
 from dualcap_jax import Captioner, cli
 from dualcap_jax.config import ExperimentConfig
-from dualcap_jax.data.images import prepare_image
 from dualcap_jax.data.sources import open_source
 from dualcap_jax.decoding import Decoded, DecodingConfig, DecodingModel, Rules, beam_search
 from dualcap_jax.models import variables
@@ -202,15 +201,10 @@ def main(arguments: Sequence[str]) -> int:
     if (kind := captioner.config.model.merger.kind) != "skip_mlp":
         parser.error(f"{args.workdir}: its merger is {kind}, the peer has skip_mlp alone")
     end, source = captioner.tokenizer.end_id, open_source(captioner.config.data, "test")
-    data, needed = captioner.config.data, max(batch for _, batch in args.cases)
+    needed = max(batch for _, batch in args.cases)
     if needed > len(source):
         parser.error(f"--cases: a batch of {needed}, but the test split has {len(source)} pictures")
-    pictures = np.stack(
-        [
-            prepare_image(source[index].read_image(), data.image_size, data.resize, data.interpolation)
-            for index in range(needed)
-        ]
-    )
+    pictures = np.stack([source.transform.decode(source[index].read_image()) for index in range(needed)])
     features = np.concatenate([captioner.encode(part) for part in np.array_split(pictures, -(-len(pictures) // 16))])
     config, model = captioner.config, captioner.model
     if args.as_gpt2_small:

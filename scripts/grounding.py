@@ -24,10 +24,10 @@ from matplotlib.figure import Figure
 from what_is_seen import bare_words, estimate
 
 from dualcap_jax import Captioner, cli
-from dualcap_jax.data.scenes import Scene
-from dualcap_jax.data.scenes_captions import parse_caption
-from dualcap_jax.data.scenes_drawing import cells
-from dualcap_jax.data.sources import ScenesSource
+from dualcap_jax.data.scenes.captions import parse_caption
+from dualcap_jax.data.scenes.drawing import cells
+from dualcap_jax.data.scenes.scene import Scene
+from dualcap_jax.data.sources.scenes import ScenesSource
 
 WORDS = ("count", "colour", "shape")  # of a group, in the order that captions have them
 STRIDES = (2, 4, 8, 16, 32)  # of EfficientNet
@@ -122,8 +122,8 @@ def main(arguments: Sequence[str]) -> int:
     data = captioner.config.data
     if data.root:
         parser.error(f"{args.workdir} was trained on {data.root}: what is where is known of scenes alone")
-    scenes = replace(data.scenes, **{args.split: args.images})
-    changes, hits = measure(captioner, ScenesSource(scenes, args.split, scenes.picture_size or data.resized_side))
+    data = replace(data, scenes=replace(data.scenes, **{args.split: args.images}))
+    changes, hits = measure(captioner, ScenesSource(data, args.split))
     figure = Figure((13, 4.5), layout="constrained")
     panels = figure.subplots(1, 2, width_ratios=(1, 2))
     show("Change of log-probability when painted over, nats", changes, panels[0])

@@ -18,11 +18,12 @@ from typing import Any
 from absl import logging
 
 from dualcap_jax import cli
-from dualcap_jax.data.coco_captions_2017 import PUBLISHED, CocoCaptions2017, CocoConfig
 from dualcap_jax.data.config import DataConfig
-from dualcap_jax.data.prepare import CaptionsBuilder, FolderCaptions, FolderConfig, Pictures, prepare
-from dualcap_jax.data.prepared import read_metadata
+from dualcap_jax.data.prepared.coco_captions_2017 import CocoCaptions2017, CocoConfig
+from dualcap_jax.data.prepared.reader import PUBLISHED, read_metadata, stored_transform
+from dualcap_jax.data.prepared.writer import CaptionsBuilder, FolderCaptions, FolderConfig, Squares, prepare
 from dualcap_jax.data.records import DataError
+from dualcap_jax.data.transform import ImageTransform
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -49,11 +50,11 @@ def main(arguments: Sequence[str]) -> int:
         raise DataError(f"'{source}' is not a directory")
     if args.threads < 1:
         raise DataError(f"--threads {args.threads}: must be at least 1")
-    pictures = None
+    squares = None
     if args.image_size is not None:
-        resize = args.resize or args.image_size
-        pictures = Pictures(args.image_size, resize, args.interpolation, args.quality)
-    common: dict[str, Any] = {"pictures": pictures, "on_error": args.on_error, "threads": args.threads}
+        transform = ImageTransform(args.image_size, args.resize or args.image_size, args.interpolation)
+        squares = Squares(transform, args.quality)
+    common: dict[str, Any] = {"squares": squares, "on_error": args.on_error, "threads": args.threads}
     builder = make_builder(args, common)
     directory = prepare(builder, source)
     report(builder, directory, None if args.folder else PUBLISHED[args.division])
@@ -62,8 +63,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def make_builder(args: argparse.Namespace, common: dict[str, Any]) -> CaptionsBuilder:
     """The builder that the arguments ask for."""
-    pictures = common["pictures"]
-    name = f"{args.division if args.folder is None else 'folder'}_{pictures.name if pictures else 'full'}"
+    squares = common["squares"]
+    name = f"{args.division if args.folder is None else 'folder'}_{squares.name if squares else 'full'}"
     where = {"data_dir": str(args.out), "file_format": "array_record"}
     if args.folder is None:
         return CocoCaptions2017(config=CocoConfig(name=name, division=args.division, **common), **where)
@@ -82,10 +83,10 @@ def report(builder: CaptionsBuilder, directory: Path, published: dict[str, int] 
         print(f"{split}: {images:,} images{told}, {captions:,} captions")
     size = sum(path.stat().st_size for path in directory.iterdir())
     print(f"{directory}: {size / 1e6:,.1f} MB; train with --data.root {directory}")
-    if pictures := metadata["pictures"]:
+    if stored := stored_transform(metadata):
         print(
-            f"  --data.image-size {pictures['image_size']} --data.resize {pictures['resize']} "
-            f"--data.interpolation {pictures['interpolation']}"
+            f"  --data.image-size {stored.size} --data.resize {stored.resize} "
+            f"--data.interpolation {stored.interpolation}"
         )
     if (faults := getattr(builder, "faults", None)) and faults.skipped:
         print(faults.summary())

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from dualcap_jax import Caption, Captioner, cli
-from dualcap_jax.data.scenes import COLOURS, SHAPES
+from dualcap_jax.data.scenes.scene import COLOURS, SHAPES
 from dualcap_jax.data.sources import open_source
 
 KINDS = {

@@ -28,7 +28,7 @@ def errors_of(main, args, capsys, monkeypatch) -> tuple[int, str]:
         (["--training.steps", "many"], "--training.steps"),
         (["--training.speed", "3"], "--training.speed"),
         (["--model.language.heads", "7"], "model.language.heads=7: must divide model.language.width="),
-        (["--data.image-size", "64", "--data.resize", "32"], "crop larger than the picture"),
+        (["--data.image-size", "64", "--data.resize", "32"], "crop larger than the image"),
         (["--data.max-length", "1000"], "data.max_length=1000: must be at most model.language.max_positions"),
         (["--decoding.num-beams", "-1"], "decoding.num_beams=-1: must be at least 1"),
         (["--model.merger.kind", "mlp"], "--model.merger.kind"),

@@ -11,7 +11,7 @@ from PIL import Image
 from dualcap_jax import Captioner
 from dualcap_jax.config import ExperimentConfig
 from dualcap_jax.data.config import DataConfig, ScenesConfig
-from dualcap_jax.data.sources import ScenesSource
+from dualcap_jax.data.sources.scenes import ScenesSource
 from dualcap_jax.data.text import train_tokenizer
 from dualcap_jax.explain.maps import grad_cam, overlay
 from dualcap_jax.explain.words import WordError, find_word
@@ -137,7 +137,7 @@ def test_a_trained_network_sees_colours_rather_than_small_words(tmp_path):
     )
     run("train", "--workdir", tmp_path / "run", *sizes.split(), *network.split(), *steps.split())
     captioner = Captioner.load(tmp_path / "run")
-    source = ScenesSource(ScenesConfig(validation=40, max_groups=1), "validation", 32)
+    source = ScenesSource(DataConfig(scenes=ScenesConfig(validation=40, max_groups=1, picture_size=32)), "validation")
     seen, small, blanked, mirrored = [], [], [], []
     for index in range(len(source)):
         image, group = captioner.prepare(source[index].read_image()), source.scene(index).groups[0]

@@ -118,7 +118,7 @@ def test_captions_of_pictures_and_folders(finished, tmp_path):
     assert [line["image"] for line in lines] == names[2:]
     assert all(line["log_prob"] < 0 for line in lines)
     assert "nowhere.png: No such file" in done.stderr
-    assert "folder/broken.png: not a picture" in done.stderr
+    assert "folder/broken.png: not an image" in done.stderr
 
 
 def test_maps_of_a_word_are_written_and_its_absence_is_told(finished, tmp_path, monkeypatch, capsys):

@@ -1,1 +1,1 @@
-"""Pictures and their captions: sources of records, tokens, and the batches that the model reads."""
+"""Images and their captions: sources of records, tokens, and the batches that the model reads."""

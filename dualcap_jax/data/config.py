@@ -1,8 +1,9 @@
-"""The configuration of the data: which set, how its pictures and captions are prepared, how they are read."""
+"""The configuration of the data: which set, how its images and captions are prepared, how they are read."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dualcap_jax.data.transform import ImageTransform, Interpolation
 from dualcap_jax.errors import require
 
 
@@ -13,13 +14,13 @@ class ScenesConfig:
     train: int = 20_000
     """Scenes to train on, five captions each."""
     validation: int = 200
-    """Scenes to validate on: other pictures of the same kind."""
+    """Scenes to validate on: other images of the same kind."""
     test: int = 500
     """Scenes to test on: each holds a (count, colour, shape) combination that training never shows."""
     max_groups: int = 4
     """Groups of shapes in a scene, at most (1 to 4)."""
     picture_size: int | None = None
-    """Side of the drawn pictures in pixels; None: data.resize, else data.image_size."""
+    """Side of the drawn images in pixels; None: data.resize, else data.image_size."""
     seed: int = 0
     """Seed that the set is made from."""
 
@@ -36,21 +37,21 @@ class ScenesConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which pictures and captions, and how they reach the model."""
+    """Which images and captions, and how they reach the model."""
 
     root: str = ""
     """Directory of the set: a COCO layout, or a folder with captions.jsonl or captions.csv. Empty: the
     embedded scenes."""
     image_size: int = 64
-    """Side in pixels of the square picture that the encoder reads."""
+    """Side in pixels of the square image that the encoder reads."""
     resize: int | None = None
     """Length in pixels that the shorter side is resized to before the centre crop; None: what belongs to the
     encoder's pretrained weights, without them image_size."""
-    interpolation: Literal["bilinear", "bicubic"] | None = None
+    interpolation: Interpolation | None = None
     """How it is resized; None: what belongs to the encoder's pretrained weights, without them bilinear."""
     crop_scale: float = 1.0
-    """Augmentation: smallest share of a training picture's area that a random crop keeps; 1: none (the original's).
-    Nothing is flipped: captions tell left from right, and pictures hold writing."""
+    """Augmentation: smallest share of a training image's area that a random crop keeps; 1: none (the original's).
+    Nothing is flipped: captions tell left from right, and images hold writing."""
     max_length: int = 30
     """Tokens of a caption at most, both framing tokens included (the original's: 36); what is longer loses its end."""
     captions_per_image: int = 1
@@ -62,15 +63,15 @@ class DataConfig:
     vocab_size: int = 512
     """Tokens of the vocabulary that is trained when `tokenizer` is empty."""
     on_error: Literal["raise", "skip"] = "raise"
-    """A broken or missing picture or caption: stop and name it, or skip it, count and report."""
+    """A broken or missing image or caption: stop and name it, or skip it, count and report."""
     validation_fraction: float = 0.1
     """Share of the images kept for validation where captions.jsonl or captions.csv names no splits."""
     split_seed: int = 0
     """Seed of that choice."""
     read_threads: int = 2
-    """Threads that read and decode pictures; 0: the training thread does it."""
+    """Threads that read and decode images; 0: the training thread does it."""
     workers: int = 0
-    """Processes that read and decode pictures, each with `read_threads` threads; 0: none but the main one."""
+    """Processes that read and decode images, each with `read_threads` threads; 0: none but the main one."""
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     """The embedded scenes."""
 
@@ -80,7 +81,7 @@ class DataConfig:
         kinds = (None, "bilinear", "bicubic")
         require(self.interpolation in kinds, "data.interpolation", self.interpolation, "must be bilinear or bicubic")
         if self.resize is not None:
-            message = f"crop larger than the picture: must be at least data.image_size={self.image_size}"
+            message = f"crop larger than the image: must be at least data.image_size={self.image_size}"
             require(self.resize >= self.image_size, "data.resize", self.resize, message)
         require(0 < self.crop_scale <= 1, "data.crop_scale", self.crop_scale, "must be more than 0 and at most 1")
         message = "must be at least 3 (a token between the two framing ones)"
@@ -97,6 +98,6 @@ class DataConfig:
             require(value >= 0, f"data.{name}", value, "must be at least 0")
 
     @property
-    def resized_side(self) -> int:
-        """Length in pixels of a picture's shorter side before the centre crop."""
-        return self.image_size if self.resize is None else self.resize
+    def transform(self) -> ImageTransform:
+        """From an image as it was published to what the encoder reads."""
+        return ImageTransform(self.image_size, self.resize or self.image_size, self.interpolation or "bilinear")

@@ -1,14 +1,8 @@
-"""From the bytes of a picture file to the square uint8 array that the encoder reads.
-
-One convention for training, evaluation and captioning: the shorter side resized (PIL, antialiased, bilinear by default)
-and a centre crop, as torchvision's `Resize(int)` and `CenterCrop` do it with a PIL image.
-"""
+"""Decoding: from the bytes of an image file to an upright RGB image."""
 
 import io
-from typing import Literal
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from dualcap_jax.errors import UserError
@@ -23,27 +17,23 @@ MAX_PIXELS = 89_478_485
 _ORIENTATION = 0x0112  # EXIF tag
 
 
-Interpolation = Literal["bilinear", "bicubic"]
-_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-
-
 class ImageError(UserError):
-    """The bytes are no picture that can be read, and why."""
+    """The bytes are no image that can be read, and why."""
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """Decode a JPEG, PNG, WebP, GIF (first frame) or whatever else PIL reads into an upright RGB picture.
+    """Decode a JPEG, PNG, WebP, GIF (first frame) or whatever else PIL reads into an upright RGB image.
 
     The EXIF orientation is honoured, transparency is laid on white, greyscale and 16 bits become 8-bit RGB.
 
     Args:
-        data: the encoded picture.
+        data: the encoded image.
 
     Returns:
-        The picture in mode "RGB".
+        The image in mode "RGB".
 
     Raises:
-        ImageError: not a picture, truncated, broken, too large, or with pixels of no known range.
+        ImageError: not an image, truncated, broken, too large, or with pixels of no known range.
     """
     if not data:
         raise ImageError("the file is empty")
@@ -59,76 +49,11 @@ def decode_image(data: bytes) -> Image.Image:
     except ImageError:
         raise
     except Image.UnidentifiedImageError as error:
-        raise ImageError("not a picture in any known format") from error
+        raise ImageError("not an image in any known format") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"more pixels than the {MAX_PIXELS} allowed") from error
     except Exception as error:  # broken files make PIL's decoders raise nearly anything
-        raise ImageError(f"broken picture ({error})") from error
-
-
-def prepare_image(
-    data: bytes, size: int, resize: int | None = None, interpolation: Interpolation | None = None
-) -> UInt8[np.ndarray, "size size 3"]:
-    """Decode a picture, resize its shorter side and cut out the centre.
-
-    Args:
-        data: the encoded picture.
-        size: side of the square to return, in pixels.
-        resize: length of the shorter side before the crop, in pixels, at least `size`; None: `size`.
-        interpolation: None: bilinear.
-
-    Returns:
-        RGB values 0..255.
-
-    Raises:
-        ImageError: as `decode_image`.
-    """
-    return crop_image(decode_image(data), size, resize, interpolation)
-
-
-def crop_image(
-    image: Image.Image, size: int, resize: int | None = None, interpolation: Interpolation | None = None
-) -> UInt8[np.ndarray, "size size 3"]:
-    """Resize the shorter side of an RGB picture and cut out the centre; arguments as `prepare_image`."""
-    width, height = image.size
-    shorter, longer = (resize or size), int((resize or size) * max(width, height) / min(width, height))
-    new_width, new_height = (shorter, longer) if width <= height else (longer, shorter)
-    left, top = round((new_width - size) / 2), round((new_height - size) / 2)
-    # Resizing only what the crop keeps is a quarter less work for a 4:3 picture than cropping afterwards, and
-    # gives the same but for the rounding: one or two percent of a photograph's values differ, by 1 of 255.
-    scale_x, scale_y = width / new_width, height / new_height
-    right, bottom = min((left + size) * scale_x, width), min((top + size) * scale_y, height)
-    box = (left * scale_x, top * scale_y, right, bottom)
-    if (width, height) == (new_width, new_height) == (size, size):
-        return np.asarray(image)
-    return np.asarray(image.resize((size, size), _FILTERS[interpolation or "bilinear"], box=box))
-
-
-def random_crop(
-    image: Image.Image, size: int, scale: float, rng: np.random.Generator, interpolation: Interpolation | None = None
-) -> UInt8[np.ndarray, "size size 3"]:
-    """A random part of an RGB picture, resized, as torchvision's `RandomResizedCrop` chooses it.
-
-    Args:
-        image: the picture.
-        size: side of the square to return, in pixels.
-        scale: smallest share of the picture's area that is kept.
-        rng: chooses share, aspect (3:4 to 4:3) and place.
-        interpolation: None: bilinear.
-    """
-    sides = np.array([image.width, image.height])
-    for _ in range(10):
-        area = sides.prod() * rng.uniform(scale, 1)
-        aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-        part = np.sqrt([area * aspect, area / aspect])
-        if (part <= sides).all():
-            start = rng.uniform(0, sides - part)
-            break
-    else:  # the largest part of such an aspect, in the centre
-        part = np.minimum(sides, sides[::-1] * 4 / 3)
-        start = (sides - part) / 2
-    box = (*start, *(start + part))
-    return np.asarray(image.resize((size, size), _FILTERS[interpolation or "bilinear"], box=box))
+        raise ImageError(f"broken image ({error})") from error
 
 
 def _decode_jpeg(data: bytes) -> Image.Image | None:

@@ -11,13 +11,15 @@ False in `mask`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import grain
 import numpy as np
 from absl import flags
+from jaxtyping import Bool, Int, Int32
 
 from dualcap_jax.data.config import DataConfig
-from dualcap_jax.data.images import ImageError, crop_image, decode_image, random_crop
+from dualcap_jax.data.images import ImageError, decode_image
 from dualcap_jax.data.records import DataError, Source
 from dualcap_jax.data.text import CaptionTokenizer
 
@@ -67,21 +69,16 @@ def train_iterator(
         of threads. Worker processes keep a state of their own form: resume with as many.
 
     Raises:
-        DataError: from `next`, for a picture that can't be read where `on_error` is "raise", or when none can be.
+        DataError: from `next`, for an image that can't be read where `on_error` is "raise", or when none can be.
     """
-    pick = _pair_picker(source) if config.captions_per_image == 1 else _captions_picker(source, config)
-    width = config.captions_per_image
-
-    def make_example(index: int, rng: np.random.Generator) -> Example | UnreadableImage:
-        record_index, caption_indices = pick(index, rng)
-        return _make_example(source, tokenizer, config, record_index, caption_indices, width, rng)
-
+    counts, width = source.caption_counts, config.captions_per_image
+    pick: Picker = partial(_pick_pair, np.cumsum(counts)) if width == 1 else partial(_pick_captions, counts, width)
     stream = (
         grain.MapDataset.range(count_examples(source, config))
         .seed(seed)
         .shuffle()
         .repeat()
-        .random_map(make_example)[process_index::process_count]
+        .random_map(partial(_train_example, source, tokenizer, config, pick))[process_index::process_count]
     )
     return iter(_batches(stream, source, config, batch_size))
 
@@ -101,12 +98,7 @@ def eval_batches(
     Returns:
         An iterable of batches, to be gone through as often as wanted; C is the most captions that any record has.
     """
-    counts = source.caption_counts
-    width = int(counts.max())
-
-    def make_example(index: int) -> Example | UnreadableImage:
-        return _make_example(source, tokenizer, config, index, range(counts[index]), width)
-
+    make_example = partial(_eval_example, source, tokenizer, config, source.caption_counts)
     stream = grain.MapDataset.range(start, len(source)).map(make_example)
     return _batches(stream, source, config, batch_size)
 
@@ -114,23 +106,29 @@ def eval_batches(
 Picker = Callable[[int, np.random.Generator], tuple[int, Sequence[int]]]  # -> record, captions of it
 
 
-def _pair_picker(source: Source) -> Picker:
-    ends = np.cumsum(source.caption_counts)
-
-    def pick(index: int, rng: np.random.Generator) -> tuple[int, Sequence[int]]:
-        record = int(np.searchsorted(ends, index, side="right"))
-        return record, [index - (int(ends[record - 1]) if record else 0)]
-
-    return pick
+def _pick_pair(ends: Int[np.ndarray, " records"], index: int, rng: np.random.Generator) -> tuple[int, Sequence[int]]:
+    """`ends`: pairs up to and with each record."""
+    record = int(np.searchsorted(ends, index, side="right"))
+    return record, [index - (int(ends[record - 1]) if record else 0)]
 
 
-def _captions_picker(source: Source, config: DataConfig) -> Picker:
-    counts = source.caption_counts
+def _pick_captions(
+    counts: Int[np.ndarray, " records"], most: int, index: int, rng: np.random.Generator
+) -> tuple[int, Sequence[int]]:
+    return index, rng.permutation(counts[index])[:most].tolist()
 
-    def pick(index: int, rng: np.random.Generator) -> tuple[int, Sequence[int]]:
-        return index, rng.permutation(counts[index])[: config.captions_per_image].tolist()
 
-    return pick
+def _train_example(
+    source: Source, tokenizer: CaptionTokenizer, config: DataConfig, pick: Picker, index: int, rng: np.random.Generator
+) -> Example | UnreadableImage:
+    record_index, caption_indices = pick(index, rng)
+    return _make_example(source, tokenizer, config, record_index, caption_indices, config.captions_per_image, rng)
+
+
+def _eval_example(
+    source: Source, tokenizer: CaptionTokenizer, config: DataConfig, counts: Int[np.ndarray, " records"], index: int
+) -> Example | UnreadableImage:
+    return _make_example(source, tokenizer, config, index, range(counts[index]), int(counts.max()))
 
 
 def _make_example(
@@ -145,22 +143,23 @@ def _make_example(
     """One image with the chosen captions, in `width` places."""
     record = source[record_index]
     try:
-        picture = decode_image(record.read_image())
+        image = decode_image(record.read_image())
         if augment is not None and config.crop_scale < 1:
-            image = random_crop(picture, config.image_size, config.crop_scale, augment, config.interpolation)
+            square = source.transform.random_crop(image, config.crop_scale, augment)
         else:
-            resize = config.image_size if source.cropped else config.resize
-            image = crop_image(picture, config.image_size, resize, config.interpolation)
+            square = source.transform(image)
     except ImageError as error:
         return UnreadableImage(record.image_id, f"image '{record.filename}': {error}")
     except OSError as error:
         return UnreadableImage(record.image_id, f"image '{record.filename}': can't be read ({error.strerror})")
     ids = [tokenizer.encode(record.captions[i], config.max_length) for i in caption_indices]
     tokens, mask = pad_tokens(ids, width, config.max_length)
-    return {"image": image, "tokens": tokens, "mask": mask, "image_id": np.array(record.image_id, np.int64)}
+    return {"image": square, "tokens": tokens, "mask": mask, "image_id": np.array(record.image_id, np.int64)}
 
 
-def pad_tokens(ids: Sequence[Sequence[int]], captions: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+def pad_tokens(
+    ids: Sequence[Sequence[int]], captions: int, length: int
+) -> tuple[Int32[np.ndarray, "{captions} {length}"], Bool[np.ndarray, "{captions} {length}"]]:
     """Lay token ids out in an array.
 
     Args:
@@ -169,7 +168,7 @@ def pad_tokens(ids: Sequence[Sequence[int]], captions: int, length: int) -> tupl
         length: columns.
 
     Returns:
-        tokens int32[captions, length], 0 where there is none, and mask bool[captions, length], True where there is one.
+        tokens, 0 where there is none, and mask, True where there is one.
     """
     tokens = np.zeros((captions, length), np.int32)
     mask = np.zeros((captions, length), bool)

@@ -3,11 +3,12 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
 
+from dualcap_jax.data.transform import ImageTransform
 from dualcap_jax.errors import UserError
 
 
@@ -17,16 +18,16 @@ class DataError(UserError):
 
 @dataclass(frozen=True)
 class Record:
-    """One picture and its captions; the picture's bytes are read only when asked for."""
+    """The index entry of one image: its captions, and where its bytes are read when asked for."""
 
     image_id: int
-    """The picture's number in its set, not negative."""
+    """The image's number in its set, from 0."""
     filename: str
-    """The picture's name as its set writes it."""
+    """The image's name as its set writes it."""
     captions: tuple[str, ...]
     """At least one caption, none of them empty."""
     read_image: Callable[[], bytes]
-    """Returns the encoded picture (JPEG, PNG, ...); raises OSError when its file can't be read."""
+    """Returns the encoded image (JPEG, PNG, ...); raises OSError when its file can't be read."""
     size: tuple[int, int] | None = None
     """Width and height in pixels before any crop, where the set has noted them."""
 
@@ -58,13 +59,14 @@ class Faults:
         return f"skipped {len(self.skipped)}: {kinds} (first: {next(iter(self.skipped))})"
 
 
+@runtime_checkable
 class Source(Protocol):
-    """Records by position. `source[i]` is always the same record."""
+    """Records by position. `source[i]` is always the same record, and reads no image."""
 
     faults: Faults
-    """What was found wrong so far; unreadable pictures are only found, and added, when they are decoded."""
-    cropped: bool
-    """The pictures are already resized and cropped as the configuration asks for."""
+    """What was found wrong so far; unreadable images are only found, and added, when they are decoded."""
+    transform: ImageTransform
+    """From its images to what the encoder reads; those that were stored as such pass unchanged."""
 
     def __len__(self) -> int:
         """Number of records (images)."""
@@ -78,4 +80,4 @@ class Source(Protocol):
 
     @property
     def filenames(self) -> Sequence[str]:
-        """Name of each record's picture, one of its kind in the whole set."""
+        """Name of each record's image, one of its kind in the whole set."""

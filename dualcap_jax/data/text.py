@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Int
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from dualcap_jax.data.records import DataError
@@ -56,7 +58,7 @@ class CaptionTokenizer:
         ids = self._tokenizer.encode(" " + normalize_caption(caption)).ids
         return [self.start_id, *ids, self.end_id][:max_length]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int] | Int[np.ndarray, " tokens"]) -> str:
         """The caption in token ids: up to the closing token; a `start_id` at the start is the opening one."""
         ids = [int(token) for token in ids]
         if ids and ids[0] == self.start_id:

@@ -1,4 +1,4 @@
-"""Pictures made with PIL, read back through the public functions."""
+"""Images made with PIL, read back through the public functions."""
 
 import io
 
@@ -8,63 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dualcap_jax.data.images import MAX_PIXELS, ImageError, crop_image, decode_image, prepare_image, random_crop
+from dualcap_jax.data.images import MAX_PIXELS, ImageError, decode_image
+from dualcap_jax.data.transform import ImageTransform
 
-
-def encode(image, image_format="PNG", **options):
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, **options)
-    return buffer.getvalue()
-
-
-def noise(width, height, mode="RGB", seed=0):
-    channels = {"RGB": 3, "L": 1, "RGBA": 4, "CMYK": 4}[mode]
-    values = np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
-    return Image.fromarray(values[..., 0] if channels == 1 else values, mode=None if mode != "CMYK" else "CMYK")
-
-
-def photograph(width, height, mode="RGB"):
-    return noise(max(width // 8, 2), max(height // 8, 2), mode).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def torchvision_preprocess(image, size, resize):
-    """`Resize(resize)` then `CenterCrop(size)` as torchvision 0.20 computes them for a PIL image."""
-    width, height = image.size
-    short, long = (width, height) if width <= height else (height, width)
-    new_short, new_long = resize, int(resize * long / short)
-    new_size = (new_short, new_long) if width <= height else (new_long, new_short)
-    image = image.resize(new_size, Image.Resampling.BILINEAR)
-    top, left = int(round((new_size[1] - size) / 2.0)), int(round((new_size[0] - size) / 2.0))  # noqa: RUF046
-    return np.asarray(image.crop((left, top, left + size, top + size)))
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.integers(1, 150), st.integers(1, 150), st.integers(1, 80), st.integers(0, 40), st.integers(0, 99))
-def test_preparing_is_torchvisions_resize_and_crop_up_to_rounding(width, height, size, extra, seed):
-    image = noise(width, height, seed=seed)
-    ours = crop_image(image, size, size + extra)
-    theirs = torchvision_preprocess(image, size, size + extra)
-    assert ours.shape == (size, size, 3)
-    assert ours.dtype == np.uint8
-    assert np.abs(ours.astype(int) - theirs).max() <= 2
-
-
-@pytest.mark.parametrize(("width", "height"), [(640, 480), (333, 500), (380, 380), (120, 90)])
-def test_of_a_photograph_hardly_a_pixel_differs_from_torchvision(width, height):
-    image = photograph(width, height)
-    difference = crop_image(image, 128).astype(int) - torchvision_preprocess(image, 128, 128)
-    assert np.abs(difference).max() <= 1
-    assert (difference != 0).mean() < 0.03
-
-
-def test_a_picture_of_the_right_size_passes_unchanged():
-    image = noise(48, 48)
-    np.testing.assert_array_equal(prepare_image(encode(image), 48), np.asarray(image))
-
-
-def test_a_crop_without_resizing_takes_the_centre():
-    image = noise(50, 60)
-    np.testing.assert_array_equal(crop_image(image, 40, 50), np.asarray(image)[10:50, 5:45])
+from .drawn import encode, noise, photograph
 
 
 @pytest.mark.parametrize("options", [{"quality": 90}, {"subsampling": 0}, {"progressive": True}, {"quality": 20}])
@@ -136,8 +83,8 @@ def test_sixteen_bits_are_scaled_to_eight():
 
 @pytest.mark.parametrize("mode", ["1", "L", "P"])
 def test_greyscale_black_and_white_and_palettes_become_rgb(mode):
-    picture = prepare_image(encode(photograph(40, 30).convert(mode)), 16)
-    assert picture.shape == (16, 16, 3)
+    image = ImageTransform(16, 16).decode(encode(photograph(40, 30).convert(mode)))
+    assert image.shape == (16, 16, 3)
 
 
 @pytest.mark.parametrize("image_format", ["GIF", "WEBP", "PNG"])
@@ -149,25 +96,21 @@ def test_the_first_frame_of_an_animation_is_taken(image_format):
     assert max(green, blue) < 50
 
 
-def test_a_wrong_extension_does_not_matter_and_one_pixel_is_a_picture(tmp_path):
+def test_a_wrong_extension_does_not_matter_and_one_pixel_is_an_image(tmp_path):
     path = tmp_path / "really_a_png.jpg"
     path.write_bytes(encode(Image.new("RGB", (1, 1), (1, 2, 3))))
-    np.testing.assert_array_equal(prepare_image(path.read_bytes(), 5), np.tile([1, 2, 3], (5, 5, 1)))
-
-
-def test_a_picture_of_any_shape_is_cropped_without_being_blown_up():
-    assert prepare_image(encode(Image.new("RGB", (1, 20_000), "blue")), 64).tolist()[0][0] == [0, 0, 255]
+    np.testing.assert_array_equal(ImageTransform(5, 5).decode(path.read_bytes()), np.tile([1, 2, 3], (5, 5, 1)))
 
 
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
         (b"", "the file is empty"),
-        (b"<html>not found</html>", "not a picture in any known format"),
-        (encode(noise(64, 64), "JPEG")[:-500], "broken picture .*truncated"),
-        (encode(noise(64, 64), "JPEG")[:30], "not a picture|broken picture"),
-        (encode(noise(64, 64))[:-500], "broken picture"),
-        (encode(noise(64, 64), "WEBP")[:-500], "not a picture|broken picture"),
+        (b"<html>not found</html>", "not an image in any known format"),
+        (encode(noise(64, 64), "JPEG")[:-500], "broken image .*truncated"),
+        (encode(noise(64, 64), "JPEG")[:30], "not an image|broken image"),
+        (encode(noise(64, 64))[:-500], "broken image"),
+        (encode(noise(64, 64), "WEBP")[:-500], "not an image|broken image"),
         (encode(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"), "floating-point pixels"),
         (encode(Image.new("1", (9460, 9460))), f"9460 x 9460 pixels are more than the {MAX_PIXELS} allowed"),
         (encode(Image.new("1", (20_000, 9_000))), f"more pixels than the {MAX_PIXELS} allowed"),
@@ -182,31 +125,12 @@ def test_what_cannot_be_read_is_told_in_a_sentence(data, sentence):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_damage_anywhere_in_a_file_gives_a_picture_or_an_image_error(data):
+def test_damage_anywhere_in_a_file_gives_an_image_or_an_image_error(data):
     name = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP", "GIF"]))
     content = bytearray(encode(noise(24, 16), name))
     for _ in range(data.draw(st.integers(1, 5))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     try:
-        assert prepare_image(bytes(content), 8).shape == (8, 8, 3)
+        assert ImageTransform(8, 8).decode(bytes(content)).shape == (8, 8, 3)
     except ImageError as error:
         assert str(error)  # noqa: PT017
-
-
-@pytest.mark.parametrize(("width", "height"), [(300, 200), (200, 300), (800, 100)])
-@pytest.mark.parametrize("scale", [0.2, 0.9])
-def test_random_crops_keep_the_share_and_the_aspect_asked_for(width, height, scale):
-    ramps = np.stack(np.broadcast_arrays(np.arange(width), np.arange(height)[:, None], 0), -1) * 255
-    image = Image.fromarray((ramps / [width, height, 1]).astype(np.uint8))
-    places = set()
-    for seed in range(20):
-        rng = np.random.default_rng(seed)
-        crop = random_crop(image, 32, scale, rng).astype(float)
-        spans = np.ptp(crop[..., 0]) / 255 * width, np.ptp(crop[..., 1]) / 255 * height
-        spans = [span * 32 / 31 for span in spans]  # from the first pixel's centre to the last's
-        places.add((crop[0, 0, 0], crop[0, 0, 1]))
-        share = spans[0] * spans[1] / (width * height)
-        assert min(scale, 4 / 3 * min(width / height, height / width)) * 0.95 <= share <= 1.05
-        assert 0.7 <= spans[0] / spans[1] <= 1.4
-        np.testing.assert_array_equal(crop, random_crop(image, 32, scale, np.random.default_rng(seed)))
-    assert len(places) > 5 or scale == 0.9 or width == 8 * height  # where only the centre will do

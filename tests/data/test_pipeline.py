@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dualcap_jax.data.config import DataConfig, ScenesConfig
-from dualcap_jax.data.images import prepare_image
 from dualcap_jax.data.pipeline import count_examples, eval_batches, pad_tokens, train_iterator
 from dualcap_jax.data.records import DataError
 from dualcap_jax.data.sources import iterate_captions, open_source
@@ -77,13 +76,13 @@ def test_a_batch_holds_what_its_records_hold(source, tokenizer, config):
     }
     for row, image_id in enumerate(batch["image_id"]):
         record = source[int(image_id)]
-        np.testing.assert_array_equal(batch["image"][row], prepare_image(record.read_image(), 16))
+        np.testing.assert_array_equal(batch["image"][row], source.transform.decode(record.read_image()))
         ids = batch["tokens"][row, 0][batch["mask"][row, 0]].tolist()
         assert ids in [tokenizer.encode(caption, 12) for caption in record.captions]
         assert not batch["tokens"][row, 0][~batch["mask"][row, 0]].any()
 
 
-def test_only_training_pictures_are_cropped_at_random(source, tokenizer, config):
+def test_only_training_images_are_cropped_at_random(source, tokenizer, config):
     augmented = dataclasses.replace(config, crop_scale=0.3)
     plain, cropped, again = (
         next(train_iterator(source, tokenizer, settings, 8, seed=3)) for settings in (config, augmented, augmented)
@@ -202,7 +201,7 @@ def test_evaluation_sees_every_record_once_in_order(source, tokenizer, config, b
         assert not np.concatenate([batch["image"] for batch in batches])[7:].any()
 
 
-def break_pictures(folder, tmp_path, broken):
+def break_images(folder, tmp_path, broken):
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     for name in broken:
@@ -210,8 +209,8 @@ def break_pictures(folder, tmp_path, broken):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_unreadable_pictures_are_skipped_and_counted_once(folder, config, tokenizer, tmp_path, workers):
-    break_pictures(folder, tmp_path, ["1.png", "3.png"])
+def test_unreadable_images_are_skipped_and_counted_once(folder, config, tokenizer, tmp_path, workers):
+    break_images(folder, tmp_path, ["1.png", "3.png"])
     config = dataclasses.replace(config, root=str(tmp_path), on_error="skip", workers=workers, read_threads=2)
     source = open_source(config, "train")
     assert source.faults.summary() == "nothing skipped"
@@ -230,19 +229,19 @@ def test_unreadable_pictures_are_skipped_and_counted_once(folder, config, tokeni
 
 
 @pytest.mark.parametrize("threads", [0, 2])
-def test_an_unreadable_picture_is_an_error_that_names_it(folder, config, tokenizer, tmp_path, threads):
-    break_pictures(folder, tmp_path, ["3.png"])
+def test_an_unreadable_image_is_an_error_that_names_it(folder, config, tokenizer, tmp_path, threads):
+    break_images(folder, tmp_path, ["3.png"])
     config = dataclasses.replace(config, root=str(tmp_path), read_threads=threads)
     source = open_source(config, "train")
-    with pytest.raises(DataError, match=r"image '3.png': broken picture \(.*--data.on_error skip"):
+    with pytest.raises(DataError, match=r"image '3.png': broken image \(.*--data.on_error skip"):
         list(eval_batches(source, tokenizer, config, 4))
     (tmp_path / "0.png").unlink()
     with pytest.raises(DataError, match=r"image '0.png': can't be read \(No such file or directory\)"):
         list(eval_batches(source, tokenizer, config, 1))
 
 
-def test_when_no_picture_can_be_read_training_does_not_search_for_ever(folder, config, tokenizer, tmp_path):
-    break_pictures(folder, tmp_path, [f"{i}.png" for i in range(7)])
+def test_when_no_image_can_be_read_training_does_not_search_for_ever(folder, config, tokenizer, tmp_path):
+    break_images(folder, tmp_path, [f"{i}.png" for i in range(7)])
     config = dataclasses.replace(config, root=str(tmp_path), on_error="skip")
     source = open_source(config, "train")
     with pytest.raises(DataError, match="not one of the 7 images can be read: image '"):

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dualcap_jax.data.scenes import sample_scene
-from dualcap_jax.data.scenes_captions import write_captions
+from dualcap_jax.data.scenes.captions import write_captions
+from dualcap_jax.data.scenes.scene import sample_scene
 from dualcap_jax.evaluation.metrics.ptb import tokenize
 
 OPENINGS = "A|a|The|the|Two|There is a|An|This|Some|2|I see a|Several|One|".split("|")

@@ -13,7 +13,7 @@ from dualcap_jax.models.mergers import MergerConfig
 from dualcap_jax.pretrained.files import read_tensors
 from dualcap_jax.pretrained.original import load_original
 from dualcap_jax.pretrained.tables import PretrainedError
-from dualcap_jax.training.objectives.cross_entropy import mean_losses
+from dualcap_jax.training.objectives.cross_entropy import mean_losses, token_sums
 from tests.models.torch_encoder import pictures, randomize
 
 torch = pytest.importorskip("torch")

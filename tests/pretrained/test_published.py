@@ -15,8 +15,8 @@ from safetensors.numpy import save_file
 
 from dualcap_jax.captioner import Captioner
 from dualcap_jax.config import ExperimentConfig
-from dualcap_jax.data.images import crop_image
 from dualcap_jax.data.text import train_tokenizer
+from dualcap_jax.data.transform import ImageTransform
 from dualcap_jax.errors import ConfigError
 from dualcap_jax.models import variables
 from dualcap_jax.models.encoders.efficientnet import EfficientNet, EfficientNetConfig
@@ -58,7 +58,7 @@ def picture(name: str, size: int) -> np.ndarray:
     from sklearn.datasets import load_sample_image
 
     array = load_sample_image(name) if "." in name else getattr(data, name)()
-    return crop_image(Image.fromarray(array), size, round(size * (size + 32) / size), "bicubic")
+    return ImageTransform(size, round(size * (size + 32) / size), "bicubic")(Image.fromarray(array))
 
 
 @pytest.mark.parametrize(("variant", "size"), [("lite0", 224), ("lite1", 240), ("lite2", 260)])

@@ -5,7 +5,7 @@ from random import Random
 
 from PIL import Image, ImageDraw
 
-from dualcap_jax.data.scenes import Group, Scene
+from dualcap_jax.data.scenes.scene import Group, Scene
 
 _INK = {
     "red": (218, 40, 40),
@@ -15,7 +15,7 @@ _INK = {
     "purple": (150, 60, 190),
     "black": (25, 25, 30),
 }
-_MARGIN = 0.03  # of the picture's side, kept free all round
+_MARGIN = 0.03  # of the image's side, kept free all round
 _GRIDS = {1: ((1, 1),), 2: ((1, 2), (2, 1)), 3: ((1, 3), (2, 2), (3, 1)), 4: ((1, 4), (2, 2), (4, 1))}
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -27,7 +27,7 @@ def draw_scene(scene: Scene, rng: Random, size: int) -> bytes:
     Args:
         scene: what to show.
         rng: draws places, sizes and shades.
-        size: side of the picture in pixels.
+        size: side of the image in pixels.
 
     Returns:
         A PNG.

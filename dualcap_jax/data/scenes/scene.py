@@ -1,7 +1,7 @@
 """Scenes: groups of coloured shapes in a row or a column, the embedded set's subject.
 
-Number and relative place, which captioners are weak at, are what its pictures are about. What a picture shows is
-known exactly, so its captions can be graded (`scenes_grading`), not only compared with references.
+Number and relative place, which captioners are weak at, are what its images are about. What an image shows is
+known exactly, so its captions can be graded (`grading`), not only compared with references.
 """
 
 from dataclasses import dataclass

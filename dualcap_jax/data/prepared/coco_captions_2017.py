@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from dualcap_jax.data.folders import Entry, read_coco
-from dualcap_jax.data.prepare import CaptionsBuilder, CaptionsConfig
+from dualcap_jax.data.prepared.reader import PUBLISHED
+from dualcap_jax.data.prepared.writer import CaptionsBuilder, CaptionsConfig
 from dualcap_jax.data.records import DataError, Faults
+from dualcap_jax.data.sources.coco import read_coco
+from dualcap_jax.data.sources.entries import Entry, with_captions
 from dualcap_jax.data.text import normalize_caption
 
 ADDRESSES = {
@@ -17,12 +19,6 @@ ADDRESSES = {
     "val2017.zip": "http://images.cocodataset.org/zips/val2017.zip",
     "caption_datasets.zip": "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip",
 }
-PUBLISHED = {
-    "2017": {"train": 118_287, "validation": 5_000},
-    "karpathy": {"train": 82_783, "restval": 30_504, "val": 5_000, "test": 5_000},
-}
-"""Images of each split of each division."""
-
 AnyPath = Path | zipfile.Path
 
 
@@ -49,12 +45,12 @@ class CocoCaptions2017(CaptionsBuilder):
     def entries(self, source: Path) -> dict[str, list[Entry]]:
         """Images and captions out of the directory that the downloads lie in, zipped or not."""
         annotations = find(source, "annotations", "annotations_trainval2017.zip")
-        pictures = {name: find(source, name, f"{name}.zip") for name in ("train2017", "val2017")}
+        images = {name: find(source, name, f"{name}.zip") for name in ("train2017", "val2017")}
         if self.builder_config.division == "karpathy":
-            return read_karpathy(find(source, "dataset_coco.json", "caption_datasets.zip"), pictures, self.faults)
+            return read_karpathy(find(source, "dataset_coco.json", "caption_datasets.zip"), images, self.faults)
         return {
             split: read_coco(annotations / f"captions_{name}.json", directory, self.faults)
-            for split, (name, directory) in zip(("train", "validation"), pictures.items(), strict=True)
+            for split, (name, directory) in zip(("train", "validation"), images.items(), strict=True)
         }
 
 
@@ -78,8 +74,8 @@ def find(source: Path, name: str, archive: str) -> AnyPath:
     raise DataError(f"{source / archive}: holds no {name}; download it from {ADDRESSES[archive]}")
 
 
-def read_karpathy(path: AnyPath, pictures: dict[str, AnyPath], faults: Faults) -> dict[str, list[Entry]]:
-    """Karpathy's division, over the pictures of COCO 2017.
+def read_karpathy(path: AnyPath, images: dict[str, AnyPath], faults: Faults) -> dict[str, list[Entry]]:
+    """Karpathy's division, over the images of COCO 2017.
 
     Raises:
         DataError: no such JSON, or an image in two splits; other faults as `faults` has it.
@@ -93,21 +89,19 @@ def read_karpathy(path: AnyPath, pictures: dict[str, AnyPath], faults: Faults) -
                 raise DataError(f"{path}: image {image_id} is listed twice")
             seen.add(image_id)
             filename = f"{image_id:012d}.jpg"
-            there = [directory / filename for directory in pictures.values() if (directory / filename).is_file()]
+            there = [directory / filename for directory in images.values() if (directory / filename).is_file()]
             if not there:
-                faults.report("missing image", f"{path}: image '{filename}' is neither in {' nor in '.join(pictures)}")
+                faults.report("missing image", f"{path}: image '{filename}' is neither in {' nor in '.join(images)}")
                 continue
             entry = Entry(image_id, filename, there[0])
             for sentence in image["sentences"]:
                 if text := normalize_caption(sentence["raw"]):
                     entry.captions.append(text)
                     entry.caption_ids.append(int(sentence["sentid"]))
-            if entry.captions:
-                splits[split].append(entry)
-            else:
-                faults.report("image without captions", f"{path}: image '{filename}' has no caption")
+            splits[split].append(entry)
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path}: not Karpathy's dataset_coco.json ({type(error).__name__}: {error})") from None
-    return {split: entries for split, entries in splits.items() if entries}
+    usable = {split: with_captions(entries, str(path), faults) for split, entries in splits.items()}
+    return {split: entries for split, entries in usable.items() if entries}

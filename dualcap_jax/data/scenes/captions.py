@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from random import Random
 
-from dualcap_jax.data.scenes import COLOURS, SHAPES, Group, Layout, Scene
+from dualcap_jax.data.scenes.scene import COLOURS, SHAPES, Group, Layout, Scene
 
 CAPTIONS_PER_SCENE = 5
 

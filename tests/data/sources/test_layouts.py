@@ -13,16 +13,16 @@ from dualcap_jax.data.records import DataError
 from dualcap_jax.data.sources import iterate_captions, open_source
 
 
-def picture(colour="red"):
+def jpeg(colour="red"):
     buffer = io.BytesIO()
     Image.new("RGB", (12, 10), colour).save(buffer, "JPEG")
     return buffer.getvalue()
 
 
-def write_pictures(directory, *names):
+def write_images(directory, *names):
     for name in names:
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        (directory / name).write_bytes(picture())
+        (directory / name).write_bytes(jpeg())
 
 
 def write_coco(root, images, annotations, name="train2017"):
@@ -61,13 +61,13 @@ def test_a_coco_layout_gives_all_images_with_all_captions(tmp_path):
         images = [coco_image(offset + i) for i in (7, 3, 9)]
         rows = [(7, " A dog. \n"), (3, "A cat."), (7, "One dog."), (9, "A hen."), (7, "Dog!")]
         write_coco(tmp_path, images, [coco_caption(i, offset + n, text) for i, (n, text) in enumerate(rows)], name)
-        write_pictures(tmp_path / name, *(image["file_name"] for image in images))
+        write_images(tmp_path / name, *(image["file_name"] for image in images))
 
     train = open_strictly(tmp_path)
     assert [train[i].image_id for i in range(len(train))] == [7, 3, 9]
     assert train[0].captions == ("A dog.", "One dog.", "Dog!")
     assert train.caption_counts.tolist() == [3, 1, 1]
-    assert train[1].read_image() == picture()
+    assert train[1].read_image() == jpeg()
     assert list(iterate_captions(train)) == ["A dog.", "One dog.", "Dog!", "A cat.", "A hen."]
     assert train.faults.summary() == "nothing skipped"
     validation = open_strictly(tmp_path, "validation")
@@ -93,7 +93,7 @@ def test_jsonl_and_csv_of_the_same_content_give_the_same_records(tmp_path, encod
     records = []
     for name, lines in (("captions.jsonl", jsonl), ("captions.csv", table)):
         root = tmp_path / name
-        write_pictures(root, "b.jpg", "sub/a.jpg")
+        write_images(root, "b.jpg", "sub/a.jpg")
         (root / name).write_bytes((line_end.join(lines) + line_end).encode(encoding))
         source = open_strictly(root)
         records.append([(source[i].image_id, source[i].filename, source[i].captions) for i in range(len(source))])
@@ -107,7 +107,7 @@ def test_jsonl_and_csv_of_the_same_content_give_the_same_records(tmp_path, encod
 @pytest.mark.parametrize("name", ["captions.jsonl", "captions.csv"])
 def test_splits_that_the_file_names_are_kept(tmp_path, name):
     rows = [("a.jpg", "one", "train"), ("b.jpg", "two", "val"), ("c.jpg", "three", "test"), ("d.jpg", "four", "")]
-    write_pictures(tmp_path, *(image for image, _, _ in rows))
+    write_images(tmp_path, *(image for image, _, _ in rows))
     if name == "captions.csv":
         lines = ["image,caption,split", *(",".join(row) for row in rows)]
     else:
@@ -122,7 +122,7 @@ def test_splits_that_the_file_names_are_kept(tmp_path, name):
 
 def test_without_named_splits_images_are_divided_by_the_seed(tmp_path):
     names = [f"{i}.jpg" for i in range(30)]
-    write_pictures(tmp_path, *names)
+    write_images(tmp_path, *names)
 
     def divide(order, **options):
         (tmp_path / "captions.jsonl").write_text(
@@ -154,7 +154,7 @@ def test_without_named_splits_images_are_divided_by_the_seed(tmp_path):
             r"holds no annotations/captions_\{train,val\}\*.json .*no captions.csv and no prepared set",
         ),
         (["captions.csv", "captions.jsonl"], "train", r"holds captions.jsonl and captions.csv: keep one of them"),
-        (["annotations/captions_train2017.json"], "train", "pictures' directory '.*train2017' does not exist"),
+        (["annotations/captions_train2017.json"], "train", "images' directory '.*train2017' does not exist"),
         (
             ["annotations/captions_train2014.json", "annotations/captions_train2017.json"],
             "train",
@@ -194,7 +194,7 @@ def test_a_file_that_is_no_coco_is_told(tmp_path, content):
     ],
 )
 def test_a_table_that_cannot_be_read_is_told(tmp_path, content, sentence):
-    write_pictures(tmp_path, "a.jpg")
+    write_images(tmp_path, "a.jpg")
     (tmp_path / "captions.csv").write_bytes(content)
     with pytest.raises(DataError, match=sentence):
         open_skipping(tmp_path)
@@ -242,7 +242,7 @@ JSONL_FAULTS = {
 @pytest.mark.parametrize("name", JSONL_FAULTS)
 def test_a_faulty_line_is_an_error_or_skipped_and_counted(tmp_path, name):
     line, kind, sentence = JSONL_FAULTS[name]
-    write_pictures(tmp_path, "good.jpg", "a.jpg", "folder/x.jpg")
+    write_images(tmp_path, "good.jpg", "a.jpg", "folder/x.jpg")
     good = '{"image": "good.jpg", "captions": ["fine"]}'
     (tmp_path / "captions.jsonl").write_text(f"{good}\n{line}\n{good}\n")
     with pytest.raises(DataError, match=sentence) as error:
@@ -256,7 +256,7 @@ def test_a_faulty_line_is_an_error_or_skipped_and_counted(tmp_path, name):
 
 
 def test_bytes_that_are_no_text_are_a_faulty_line(tmp_path):
-    write_pictures(tmp_path, "a.jpg")
+    write_images(tmp_path, "a.jpg")
     (tmp_path / "captions.jsonl").write_bytes(b'{"image": "a.jpg", "caption": "\xfc"}\n')
     with pytest.raises(DataError, match=r"captions.jsonl:1: not a line of JSON .*utf-8"):
         open_strictly(tmp_path)
@@ -273,7 +273,7 @@ def test_bytes_that_are_no_text_are_a_faulty_line(tmp_path):
     ],
 )
 def test_a_faulty_row_is_an_error_or_skipped_and_counted(tmp_path, line, kind, sentence):
-    write_pictures(tmp_path, "good.jpg", "a.jpg")
+    write_images(tmp_path, "good.jpg", "a.jpg")
     (tmp_path / "captions.csv").write_text(f"image,caption\n{line}\ngood.jpg,fine\n")
     with pytest.raises(DataError, match=sentence):
         open_strictly(tmp_path)
@@ -325,7 +325,7 @@ COCO_FAULTS = {
 def test_a_fault_in_a_coco_file_is_an_error_or_skipped_and_counted(tmp_path, name):
     images, annotations, counts, sentence = COCO_FAULTS[name]
     write_coco(tmp_path, [coco_image(1), *images], [coco_caption(1, 1, "fine"), *annotations])
-    write_pictures(tmp_path / "train2017", "000000000001.jpg", "000000000002.jpg")
+    write_images(tmp_path / "train2017", "000000000001.jpg", "000000000002.jpg")
     with pytest.raises(DataError, match="captions_train2017.json: " + sentence):
         open_strictly(tmp_path)
     source = open_skipping(tmp_path)

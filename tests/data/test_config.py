@@ -9,7 +9,7 @@ from dualcap_jax.data.config import DataConfig, ScenesConfig
     ("field", "value", "accepted"),
     [
         ("image_size", 0, "at least 1"),
-        ("resize", 63, "crop larger than the picture: must be at least data.image_size=64"),
+        ("resize", 63, "crop larger than the image: must be at least data.image_size=64"),
         ("max_length", 2, "at least 3"),
         ("captions_per_image", 0, "at least 1"),
         ("vocab_size", 256, "at least 257"),

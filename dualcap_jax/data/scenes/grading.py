@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from itertools import permutations
 
-from dualcap_jax.data.scenes import Scene
-from dualcap_jax.data.scenes_captions import parse_caption
+from dualcap_jax.data.scenes.captions import parse_caption
+from dualcap_jax.data.scenes.scene import Scene
 
 PARTS = ("shape", "colour", "count", "relation")
 
@@ -18,7 +18,7 @@ def grade(caption: str, scene: Scene) -> dict[str, bool | None]:
 
     Args:
         caption: any text.
-        scene: what the picture shows.
+        scene: what the image shows.
 
     Returns:
         "shape", "colour", "count": whether each is right for all groups. "relation": whether the caption relates
@@ -46,7 +46,7 @@ def accuracies(captions: Sequence[str], scenes: Sequence[Scene]) -> Mapping[str,
 
     Args:
         captions: one for each scene.
-        scenes: what the pictures show, at least one.
+        scenes: what the images show, at least one.
 
     Returns:
         "shape", "colour", "count", "all" over all scenes; "relation" over those of two groups or more, and absent

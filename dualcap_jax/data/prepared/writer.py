@@ -1,6 +1,6 @@
-"""Preparing a set once: its pictures and captions as records of tensorflow-datasets, in array_record files.
+"""Preparing a set once: its images and captions as records of tensorflow-datasets, in array_record files.
 
-Neither preparing nor reading needs TensorFlow. `prepared.py` reads what is written here.
+Neither preparing nor reading needs TensorFlow. `reader.py` reads what is written here.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -26,66 +26,68 @@ from PIL import Image
 from tqdm import tqdm
 
 from dualcap_jax.data.config import DataConfig
-from dualcap_jax.data.folders import SPLITS, Entry
-from dualcap_jax.data.images import ImageError, Interpolation, crop_image, decode_image
-from dualcap_jax.data.prepared import RecordsSource, read_metadata
+from dualcap_jax.data.images import ImageError, decode_image
+from dualcap_jax.data.prepared.reader import index_row, read_examples, read_metadata
 from dualcap_jax.data.records import DataError, Faults
 from dualcap_jax.data.sources import read_entries
+from dualcap_jax.data.sources.entries import SPLITS, Entry
+from dualcap_jax.data.transform import ImageTransform
 from dualcap_jax.errors import require
 from dualcap_jax.files import replacing
 
 SHARD = 1000
-"""Pictures in a file: as many are in memory at once."""
+"""Images in a file: as many are in memory at once."""
 
 T = TypeVar("T")
 U = TypeVar("U")
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """How pictures are stored: resized and cropped as the model reads them, as JPEG."""
+class Squares:
+    """Images are stored as the model reads them, as JPEG."""
 
-    image_size: int
-    """Side of the square, in pixels."""
-    resize: int
-    """Length of the shorter side before the centre crop, in pixels."""
-    interpolation: Interpolation = "bilinear"
+    transform: ImageTransform
+    """What they go through."""
     quality: int = 95
     """Of the JPEG, 1 to 100."""
 
     def __post_init__(self) -> None:
         """Check each field."""
-        require(self.image_size >= 1, "image_size", self.image_size, "must be at least 1")
-        require(self.resize >= self.image_size, "resize", self.resize, "must be at least the image size")
         require(1 <= self.quality <= 100, "quality", self.quality, "must be 1 to 100")
 
     @property
     def name(self) -> str:
-        """Tells differently stored sets of the same pictures apart."""
-        parts = [str(self.image_size)]
-        if self.resize != self.image_size:
-            parts.append(f"of_{self.resize}")
-        if self.interpolation != "bilinear":
-            parts.append(self.interpolation)
+        """Tells differently stored sets of the same images apart."""
+        parts = [str(self.transform.size)]
+        if self.transform.resize != self.transform.size:
+            parts.append(f"of_{self.transform.resize}")
+        if self.transform.interpolation != "bilinear":
+            parts.append(self.transform.interpolation)
         if self.quality != 95:
             parts.append(f"q{self.quality}")
         return "_".join(parts)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What a set's metadata tells of them."""
+        transform = asdict(self.transform)
+        return {"image_size": transform.pop("size"), **transform, "quality": self.quality}
 
 
 @dataclass(eq=False)
 class CaptionsConfig(tfds.core.BuilderConfig):
     """A set to prepare. `name` is that of its directory."""
 
-    pictures: Pictures | None = None
+    squares: Squares | None = None
     """None: the files as they are."""
     on_error: Literal["raise", "skip"] = "raise"
     """As `DataConfig.on_error`."""
     threads: int = 2
-    """That read, decode and encode pictures."""
+    """That read, decode and encode images."""
 
 
 class CaptionsBuilder(tfds.core.ShardBasedBuilder):
-    """Records of pictures with their captions; what is in which split is a subclass's.
+    """Records of images with their captions; what is in which split is a subclass's.
 
     Shard by shard, since tfds's GeneratorBasedBuilder needs TensorFlow to sort more than a gigabyte.
     """
@@ -94,7 +96,7 @@ class CaptionsBuilder(tfds.core.ShardBasedBuilder):
     builder_config: CaptionsConfig
     faults: Faults
     staging: Path | None = None
-    """Where resized pictures are kept until the set is whole, for a preparation that is stopped to go on from."""
+    """Where resized images are kept until the set is whole, for a preparation that is stopped to go on from."""
 
     @abstractmethod
     def entries(self, source: Path) -> Mapping[str, list[Entry]]:
@@ -107,7 +109,7 @@ class CaptionsBuilder(tfds.core.ShardBasedBuilder):
         """
 
     def _info(self) -> tfds.core.DatasetInfo:
-        pictures = self.builder_config.pictures
+        squares = self.builder_config.squares
         features = {
             "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
             "filename": tfds.features.Text(),
@@ -118,21 +120,23 @@ class CaptionsBuilder(tfds.core.ShardBasedBuilder):
         }
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Pictures and their captions; height and width are those of the picture before any crop.",
+            description="Images and their captions; height and width are those of the image before any crop.",
             features=tfds.features.FeaturesDict(features),
-            metadata=tfds.core.MetadataDict(splits={}, pictures=pictures and vars(pictures)),
+            metadata=tfds.core.MetadataDict(splits={}, pictures=squares and squares.metadata),
             disable_shuffling=True,
         )
 
-    def _shard_iterators_per_split(self, dl_manager) -> dict[str, list[Callable[[], Iterator]]]:
+    def _shard_iterators_per_split(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, list[Callable[[], Iterator]]]:
         self.faults = Faults(self.builder_config.on_error)
         source = Path(dl_manager.manual_dir)
         self.info.metadata["source"] = str(source.absolute())
         return {split: self._shards(split, entries) for split, entries in self.entries(source).items()}
 
     def _shards(self, split: str, entries: list[Entry]) -> list[Callable[[], Iterator]]:
-        self.info.metadata["splits"][split] = {"filenames": [], "captions": []}
-        progress = tqdm(desc=split, total=len(entries), unit=" pictures", disable=None)
+        self.info.metadata["splits"][split] = {}
+        progress = tqdm(desc=split, total=len(entries), unit=" images", disable=None)
         starts = range(0, len(entries), SHARD)
         last = entries[-1]
         return [partial(self._examples, split, entries[start : start + SHARD], last, progress) for start in starts]
@@ -141,27 +145,30 @@ class CaptionsBuilder(tfds.core.ShardBasedBuilder):
         self, split: str, entries: list[Entry], last: Entry, progress: tqdm
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         index = self.info.metadata["splits"][split]
-        pictures = map_ahead(self._picture, entries, self.builder_config.threads)
-        for entry, picture in zip(entries, pictures, strict=True):
+        for entry, stored in zip(entries, map_ahead(self._stored, entries, self.builder_config.threads), strict=True):
             progress.update()
-            if isinstance(picture, str):
-                self.faults.report("unreadable image", picture)
+            if isinstance(stored, str):
+                self.faults.report("unreadable image", stored)
                 continue
-            data, (width, height) = picture
-            index["filenames"].append(entry.filename)
-            index["captions"].append(len(entry.captions))
-            captions = [
-                {"id": number, "text": text} for number, text in zip(entry.caption_ids, entry.captions, strict=True)
-            ]
-            example = {"image": io.BytesIO(data), "filename": entry.filename, "image_id": entry.image_id}
-            yield entry.image_id, example | {"height": height, "width": width, "captions": captions}
+            data, (width, height) = stored
+            example = {
+                "image": data,
+                "filename": entry.filename.encode(),
+                "image_id": entry.image_id,
+                "height": height,
+                "width": width,
+                "captions": {"id": entry.caption_ids, "text": [text.encode() for text in entry.captions]},
+            }
+            for name, value in index_row(example).items():
+                index.setdefault(name, []).append(value)
+            yield entry.image_id, example
         if entries[-1] is last:
             progress.close()
-            if not index["captions"]:
+            if not index:
                 raise DataError(f"{split}: not one image can be used: {self.faults.summary()}")
 
-    def _picture(self, entry: Entry) -> tuple[bytes, tuple[int, int]] | str:
-        """What to store of a picture, and its width and height; or what is wrong with it."""
+    def _stored(self, entry: Entry) -> tuple[bytes, tuple[int, int]] | str:
+        """What to store of an image, and its width and height; or what is wrong with it."""
         try:
             data = entry.path.read_bytes()
             image = decode_image(data)
@@ -172,18 +179,17 @@ class CaptionsBuilder(tfds.core.ShardBasedBuilder):
         if entry.size is not None and entry.size not in (image.size, image.size[::-1]):  # turned by its EXIF or not
             sides, listed = (f"{width} x {height}" for width, height in (image.size, entry.size))
             return f"image '{entry.filename}': is {sides} pixels, its annotation says {listed}"
-        pictures = self.builder_config.pictures
-        if pictures is None:
+        squares = self.builder_config.squares
+        if squares is None:
             return data, image.size
         kept = self.staging and self.staging / f"{entry.image_id}-{zlib.crc32(data):08x}.jpg"
         if kept and kept.is_file():
             return kept.read_bytes(), image.size
         encoded = io.BytesIO()
-        cropped = crop_image(image, pictures.image_size, pictures.resize, pictures.interpolation)
-        Image.fromarray(cropped).save(encoded, "JPEG", quality=pictures.quality)
+        Image.fromarray(squares.transform(image)).save(encoded, "JPEG", quality=squares.quality)
         if kept:
-            with replacing(kept) as partial:
-                partial.write_bytes(encoded.getvalue())
+            with replacing(kept) as aside:
+                aside.write_bytes(encoded.getvalue())
         return encoded.getvalue(), image.size
 
 
@@ -230,7 +236,7 @@ def map_ahead(function: Callable[[T], U], items: Iterable[T], threads: int) -> I
 def prepare(builder: CaptionsBuilder, source: Path) -> Path:
     """Write a set, unless it is there already, and read it back.
 
-    It is written aside and then renamed, so that no reader takes a part for the whole. Resized pictures of a
+    It is written aside and then renamed, so that no reader takes a part for the whole. Resized images of a
     preparation that was stopped are used again.
 
     Args:
@@ -277,7 +283,7 @@ def _write(builder: CaptionsBuilder, source: Path) -> None:
             raise
         raise DataError(
             f"{builder.staging.parent}: the disk is full. Nothing half-written counts as a set; make room and start "
-            f"again (pictures already resized are kept in {builder.staging})"
+            f"again (images already resized are kept in {builder.staging})"
         ) from None
 
 
@@ -288,11 +294,11 @@ def _read_back(directory: Path) -> None:
         DataError: when they disagree.
     """
     for part, index in read_metadata(directory)["splits"].items():
-        source = RecordsSource(directory, [part], Faults())
-        expected = zip(index["filenames"], index["captions"], strict=True)
-        for position, (filename, captions) in enumerate(tqdm(expected, f"{part} read back", len(source), disable=None)):
-            record = source[position]
-            if (record.filename, len(record.captions)) != (filename, captions):
+        examples = read_examples(directory, part, len(index["filenames"]))
+        for position in tqdm(range(len(examples)), f"{part} read back", disable=None):
+            row = index_row(examples[position])
+            if any(row[name] != values[position] for name, values in index.items()):
+                filename = index["filenames"][position]
                 raise DataError(
                     f"{directory}: record {position} of {part} is not '{filename}'; delete it, prepare anew"
                 )

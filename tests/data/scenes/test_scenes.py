@@ -12,10 +12,10 @@ from scipy import ndimage
 
 from dualcap_jax.data.config import DataConfig, ScenesConfig
 from dualcap_jax.data.records import DataError
-from dualcap_jax.data.scenes import ALL_GROUPS, COLOURS, COUNTS, HELD_OUT, SHAPES, Group, Scene, sample_scene
-from dualcap_jax.data.scenes_captions import parse_caption, write_captions
-from dualcap_jax.data.scenes_drawing import draw_scene
-from dualcap_jax.data.scenes_grading import accuracies, grade
+from dualcap_jax.data.scenes.captions import parse_caption, write_captions
+from dualcap_jax.data.scenes.drawing import draw_scene
+from dualcap_jax.data.scenes.grading import accuracies, grade
+from dualcap_jax.data.scenes.scene import ALL_GROUPS, COLOURS, COUNTS, HELD_OUT, SHAPES, Group, Scene, sample_scene
 from dualcap_jax.data.sources import iterate_captions, open_source
 from dualcap_jax.data.text import train_tokenizer
 
@@ -88,16 +88,16 @@ def test_scenes_have_up_to_the_configured_number_of_groups(most):
         assert (scene.layout == "single") == (len(scene.groups) == 1)
 
 
-# -- the pictures
+# -- the images
 
 
 @pytest.mark.parametrize("size", [32, 64, 65, 224])
-def test_pictures_have_the_asked_for_size(size):
+def test_images_have_the_asked_for_size(size):
     image = Image.open(io.BytesIO(draw_scene(sample_scene(Random(1), 4), Random(2), size)))
     assert (image.size, image.mode) == ((size, size), "RGB")
 
 
-def test_pictures_follow_the_size_that_the_model_reads_unless_set():
+def test_images_follow_the_size_that_the_model_reads_unless_set():
     for config, side in (
         (DataConfig(image_size=40), 40),
         (DataConfig(image_size=40, resize=50), 50),
@@ -118,7 +118,7 @@ HUES = {
 
 @settings(max_examples=60, deadline=None)
 @given(scene=scenes(), seed=st.integers(0, 1000))
-def test_a_picture_shows_each_shape_apart_in_its_colour_and_the_groups_in_order(scene, seed):
+def test_an_image_shows_each_shape_apart_in_its_colour_and_the_groups_in_order(scene, seed):
     pixels = np.asarray(Image.open(io.BytesIO(draw_scene(scene, Random(seed), 160)))).astype(int)
     inked = np.abs(pixels - pixels[0, 0]).max(-1) > 40
     assert not any(edge.any() for edge in (inked[0], inked[-1], inked[:, 0], inked[:, -1]))

@@ -1,0 +1,1 @@
+"""Sets written once, as records that are read fast."""

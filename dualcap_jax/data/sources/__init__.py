@@ -1,0 +1,129 @@
+"""Where records come from: a set on disk, in one of several layouts, or the embedded scenes.
+
+A layout is one module here and its name in `LAYOUTS`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+from dualcap_jax.data.config import DataConfig
+from dualcap_jax.data.prepared.reader import find_prepared, open_prepared, read_metadata, stored_transform
+from dualcap_jax.data.records import DataError, Faults, Source
+from dualcap_jax.data.sources import captions_csv, captions_jsonl, coco
+from dualcap_jax.data.sources.entries import EntriesSource, Entry
+from dualcap_jax.data.sources.scenes import ScenesSource
+
+
+@runtime_checkable
+class Layout(Protocol):
+    """What the module of a layout on disk holds."""
+
+    NAME: str
+    """The files in a directory that tell the layout, for messages."""
+
+    def is_in(self, root: Path) -> bool:
+        """Whether a directory holds this layout.
+
+        Raises:
+            DataError: it is of the kind, but not sound.
+        """
+
+    def read_split(self, config: DataConfig, split: str, faults: Faults) -> tuple[list[Entry], list[str]]:
+        """The images of one split, none where there is no such split; and the names of all splits.
+
+        Raises:
+            DataError: the set is not sound; or, as `faults` has it, a line of it is not.
+        """
+
+
+LAYOUTS: tuple[Layout, ...] = (coco, captions_jsonl, captions_csv)
+
+
+def open_source(config: DataConfig, split: str) -> Source:
+    """Open one split of the configured set.
+
+    Args:
+        config: `root` empty for the embedded scenes; else a directory with annotations/captions_*.json (COCO),
+            or captions.jsonl, or captions.csv, or what scripts/prepare_coco.py made of one of them.
+        split: "train", "validation" or "test".
+
+    Returns:
+        Its records. `faults.summary()` says what had to be skipped, where `on_error` is "skip".
+
+    Raises:
+        DataError: there is no such set or split; it has nothing usable; or, where `on_error` is "raise", anything
+            in it is broken.
+    """
+    if config.root == "":
+        return ScenesSource(config, split)
+    root, faults = Path(config.root), Faults(config.on_error)
+    if prepared := find_prepared(root):
+        if others := _layouts(root):
+            raise DataError(
+                f"data.root='{root}' holds {others[0].NAME} and a prepared set: name that one, '{prepared}'"
+            )
+        return open_prepared(prepared, config, split, faults)
+    entries, available = read_entries(config, split, faults)
+    if entries:
+        return EntriesSource(entries, config.transform, faults)
+    if split not in available and available:
+        raise DataError(f"data.root='{root}' has no split '{split}'; it has {', '.join(available)}")
+    raise DataError(f"data.root='{root}' has no usable record for '{split}': {faults.summary()}")
+
+
+def read_entries(config: DataConfig, split: str, faults: Faults) -> tuple[list[Entry], list[str]]:
+    """The images of one split of a layout on disk, none where there is no such split; and the names of all splits.
+
+    Raises:
+        DataError: `config.root` is no such set; faults in it, as `faults` has it.
+    """
+    root = Path(config.root)
+    if not root.is_dir():
+        raise DataError(f"data.root='{root}' is not a directory")
+    found = _layouts(root)
+    if len(found) > 1:
+        raise DataError(f"data.root='{root}' holds {' and '.join(layout.NAME for layout in found)}: keep one of them")
+    if not found:
+        raise DataError(
+            f"data.root='{root}' holds no {', no '.join(layout.NAME for layout in LAYOUTS)} and no prepared set"
+        )
+    return found[0].read_split(config, split, faults)
+
+
+def _layouts(root: Path) -> list[Layout]:
+    return [layout for layout in LAYOUTS if layout.is_in(root)]
+
+
+def fitting(root: str, on_error: Literal["raise", "skip"] = "raise") -> DataConfig:
+    """A configuration that reads whatever lies in a directory, of prepared squares those that were stored.
+
+    Raises:
+        DataError: there are several prepared sets.
+    """
+    config = DataConfig(root=root, on_error=on_error)
+    directory = find_prepared(Path(root)) if root else None
+    stored = stored_transform(read_metadata(directory)) if directory else None
+    if stored is None:
+        return config
+    return replace(config, image_size=stored.size, resize=stored.resize, interpolation=stored.interpolation)
+
+
+def iterate_captions(source: Source) -> Iterator[str]:
+    """Every caption of a source, without reading an image: what a tokenizer is trained on."""
+    for index in range(len(source)):
+        yield from source[index].captions
+
+
+def refuse_shared_images(train: Source, other: Source, split: str) -> None:
+    """No image that was trained on may be scored: names of one set are compared.
+
+    Raises:
+        DataError: one is in both.
+    """
+    if shared := set(train.filenames) & set(other.filenames):
+        raise DataError(
+            f"{len(shared)} images of {split} are trained on too, such as '{min(shared)}': a score on them would "
+            "mean nothing"
+        )

@@ -1,0 +1,102 @@
+"""COCO's layout: annotations/captions_NAME.json, with the images in NAME/."""
+
+import json
+from pathlib import Path
+from zipfile import Path as ZipPath
+
+from dualcap_jax.data.config import DataConfig
+from dualcap_jax.data.records import DataError, Faults
+from dualcap_jax.data.sources.entries import SPLIT_NAMES, Entry, add_caption, get, is_id, is_name, with_captions
+
+NAME = "annotations/captions_{train,val}*.json (COCO)"
+
+
+def is_in(root: Path) -> bool:
+    """See `Layout`."""
+    return bool(_annotations(root))
+
+
+def read_split(config: DataConfig, split: str, faults: Faults) -> tuple[list[Entry], list[str]]:
+    """See `Layout`."""
+    found = _annotations(Path(config.root))
+    entries = read_coco(found[split], _images_of(found[split]), faults) if split in found else []
+    return entries, sorted(found)
+
+
+def read_coco(annotations: Path | ZipPath, directory: Path | ZipPath, faults: Faults) -> list[Entry]:
+    """Read one split of COCO's captions.
+
+    Args:
+        annotations: captions_NAME.json.
+        directory: of its images.
+        faults: what to do about faults.
+
+    Raises:
+        DataError: no such JSON; other faults as `faults` has it.
+    """
+    try:
+        content = json.loads(annotations.read_bytes())
+        images, rows = list(content["images"]), list(content["annotations"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{annotations}: not COCO captions ({type(error).__name__}: {error})") from None
+
+    entries: dict[int, Entry] = {}
+    rejected: set[int] = set()  # images reported already: their captions are no faults of their own
+    for position, image in enumerate(images):
+        where = f"{annotations.name}: images[{position}]"
+        image_id, filename = get(image, "id"), get(image, "file_name")
+        if not is_id(image_id) or not is_name(filename):
+            faults.report("malformed image", f"{where}: needs 'id', a whole number from 0, and 'file_name'")
+        elif image_id in entries or image_id in rejected:
+            faults.report("duplicate id", f"{where}: image id {image_id} was given before")
+        elif not (directory / filename).is_file():
+            rejected.add(image_id)
+            faults.report("missing image", f"{where}: image '{filename}' does not exist (looked under {directory})")
+        else:
+            sides = get(image, "width"), get(image, "height")
+            size = sides if all(isinstance(side, int) for side in sides) else None
+            entries[image_id] = Entry(image_id, filename, directory / filename, size=size)
+
+    seen: set[int] = set()
+    for position, row in enumerate(rows):
+        where = f"{annotations.name}: annotations[{position}]"
+        number, image_id = get(row, "id"), get(row, "image_id")
+        if not is_id(number) or not is_id(image_id):
+            faults.report("malformed caption", f"{where}: needs 'id' and 'image_id', whole numbers from 0")
+        elif number in seen:
+            faults.report("duplicate id", f"{where}: annotation id {number} was given before")
+        elif image_id in entries:
+            seen.add(number)
+            add_caption(entries[image_id], number, get(row, "caption"), where, faults)
+        elif image_id not in rejected:
+            faults.report("missing image", f"{where}: image id {image_id} is not among the file's images")
+    return with_captions(entries.values(), annotations.name, faults)
+
+
+def _annotations(root: Path) -> dict[str, Path]:
+    """The annotation file of each split of a COCO layout: captions_train2017.json is "train", and so on.
+
+    Raises:
+        DataError: two files for one split.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(root.glob("annotations/captions_*.json")):
+        name = path.stem.removeprefix("captions_")
+        split = next((split for prefix, split in SPLIT_NAMES.items() if name.startswith(prefix)), None)
+        if split in found:
+            raise DataError(f"{path.parent}: {found[split].name} and {path.name} are both for {split}: keep one")
+        if split is not None:
+            found[split] = path
+    return found
+
+
+def _images_of(annotations: Path) -> Path:
+    """The directory of the images that annotations/captions_NAME.json is about: NAME/.
+
+    Raises:
+        DataError: there is none.
+    """
+    directory = annotations.parent.parent / annotations.stem.removeprefix("captions_")
+    if not directory.is_dir():
+        raise DataError(f"{annotations.name}: its images' directory '{directory}' does not exist")
+    return directory
