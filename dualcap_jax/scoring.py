@@ -36,8 +36,12 @@ from dualcap_jax.training.objectives.cross_entropy import mean_losses
 COCO_NAME = re.compile(r"\d{12}\.jpg")
 """Of COCO 2017's images."""
 
-Encoded = dict[int, Float[Array | np.ndarray, "1 features"]]
-"""Image vectors by image id."""
+Features = Float[Array | np.ndarray, "1 features"]
+Encoded = dict[int, Features]
+"""What the network made of images, by image id."""
+
+Explain = Callable[[Record, str], tuple[ExplainedWord, ...]]
+"""`(image, caption) -> words`, none where they cannot be told."""
 
 SHOWN = 6
 """Images that the page shows of the best, the median and the worst each."""
@@ -83,13 +87,7 @@ def evaluate(
     dataset = describe(source, config.data, split)
     made = Evaluation(name, split, dataset, captions, captioner.step, asdict(decoding), losses)
     scored = score(made, source, config.data, settings)
-
-    def explain(record: Record, caption: str) -> tuple[ExplainedWord, ...]:
-        if record.image_id not in encoded:  # it was captioned before an interruption
-            encoded[record.image_id] = captioner.encode(source.transform.decode(record.read_image())[None])
-        return _words(captioner, encoded[record.image_id], caption)
-
-    path = report(directory, scored, source, explain)
+    path = report(directory, scored, source, explainer(captioner, source, encoded))
     draw_samples(source, scored.captions[: settings.samples], workdir / "samples.png")
     progress.unlink()
     if source.faults.skipped:
@@ -219,7 +217,7 @@ def report(
     directory: Path,
     evaluation: Evaluation,
     source: Source,
-    explain: Callable[[Record, str], tuple[ExplainedWord, ...]] | None = None,
+    explain: Explain | None = None,
 ) -> Path:
     """Write what `write_report` and `write_html` do.
 
@@ -250,6 +248,22 @@ def report(
     return path
 
 
+def explainer(captioner: Captioner, source: Source, encoded: Encoded) -> Explain:
+    """Explains captions of a source's images, of which some are encoded already."""
+
+    def explain(record: Record, caption: str) -> tuple[ExplainedWord, ...]:
+        features: Features | None = encoded.get(record.image_id)
+        if features is None:  # it was captioned before an interruption
+            features = captioner.encode(source.transform.decode(record.read_image())[None])
+        try:
+            words = captioner.explain_encoded(features, caption)
+        except ValueError:  # encoded again it is too long for the network: a young one's broken characters can be
+            return ()
+        return tuple(ExplainedWord(word.text, word.log_prob, word.seen) for word in words)
+
+    return explain
+
+
 def draw_samples(source: Source, captions: Sequence[ScoredCaption], path: Path) -> None:
     """Draw what the network saw above what it said of it; see `samples_figure`."""
     records = _records(source, captions)
@@ -273,17 +287,6 @@ def _training_captions(data: DataConfig, needed: bool) -> list[tuple[str, ...]] 
             raise
         return None
     return [record.captions for record in map(source.__getitem__, range(len(source)))]
-
-
-def _words(
-    captioner: Captioner, features: Float[Array | np.ndarray, "1 features"], caption: str
-) -> tuple[ExplainedWord, ...]:
-    """None where the caption, encoded again, is too long for the network: a young one's broken characters can be."""
-    try:
-        words = captioner.explain_encoded(features, caption)
-    except ValueError:
-        return ()
-    return tuple(ExplainedWord(word.text, word.log_prob, word.seen) for word in words)
 
 
 def _thumbnail(record: Record) -> UInt8[np.ndarray, "height width 3"]:

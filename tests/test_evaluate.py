@@ -81,29 +81,33 @@ def test_an_evaluation_goes_on_where_it_was_interrupted(workdir, tmp_path, monke
     captioner.config = replace(captioner.config, data=data)
     decoding = replace(captioner.config.decoding, batch_size=3, do_sample=sampled)
     source, progress = open_source(data, "validation"), tmp_path / "progress.jsonl"
-    whole = scoring.caption_split(captioner, source, decoding, tmp_path / "whole.jsonl")
+
+    def made_of_all(settings, file):
+        captions, losses, _ = scoring.caption_split(captioner, source, settings, file)
+        return captions, losses
+
+    whole = made_of_all(decoding, tmp_path / "whole.jsonl")
     assert [row.image_id for row in whole[0]] == [0, 3, 4, 5, 6, 7, 8, 10]
 
-    done, made = captioner.caption_prepared, []
+    encode, batches = captioner.encode, []
 
-    def interrupted(images, *args, **kwargs):
-        made.append(len(images))
-        if len(made) == 2:
+    def interrupted(images):
+        batches.append(images)
+        if len(batches) == 2:
             raise KeyboardInterrupt
-        return done(images, *args, **kwargs)
+        return encode(images)
 
-    monkeypatch.setattr(captioner, "caption_prepared", interrupted)
+    monkeypatch.setattr(captioner, "encode", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        scoring.caption_split(captioner, source, decoding, progress)
+        made_of_all(decoding, progress)
     with progress.open("a") as file:
         file.write('{"captions": [{"imag')  # killed while it wrote
-    assert scoring.caption_split(captioner, source, decoding, progress) == whole
-    assert made == [3, 3, 3, 2]  # the first batch was not done again
-    assert scoring.caption_split(captioner, source, decoding, progress) == whole
-    assert len(made) == 4
-    other = replace(decoding, min_length=4)
-    scoring.caption_split(captioner, source, other, progress)
-    assert made[4:] == [3, 3, 2]  # with other settings all are
+    assert made_of_all(decoding, progress) == whole
+    assert len(batches) == 4  # of three, one was interrupted and the first was not done again
+    assert made_of_all(decoding, progress) == whole
+    assert len(batches) == 4
+    made_of_all(replace(decoding, min_length=4), progress)
+    assert len(batches) == 7  # with other settings all are
 
 
 def file_of(captions: list, path: Path) -> Path:
@@ -155,7 +159,7 @@ def test_a_caption_too_long_to_explain_is_reported_all_the_same(workdir):
     captions = tuple(ScoredCaption(source[place].image_id, "\ufffd" * 40) for place in range(len(source)))
     told = Evaluation("broken", "validation", "drawn scenes", captions)
     scored = scoring.score(told, source, data, EvaluationConfig(("bleu",)))
-    path = scoring.report(workdir / "evaluation", scored, source, captioner)
+    path = scoring.report(workdir / "evaluation", scored, source, scoring.explainer(captioner, source, {}))
     assert read(path)["images"] == len(captions)
     assert "\ufffd" * 40 in path.with_suffix(".html").read_text()
 

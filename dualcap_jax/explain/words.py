@@ -82,9 +82,9 @@ def find_word(caption: str, word: str | int) -> list[int]:
 def log_probs(
     config: ModelConfig,
     variables: Variables,
-    features: Float[Array | np.ndarray, "batch features"],
-    tokens: Int[Array | np.ndarray, "batch captions length"],
-    lengths: Int[Array | np.ndarray, "batch captions"],
+    features: Float[Array, "batch features"],
+    tokens: Int[Array, "batch captions length"],
+    lengths: Int[Array, "batch captions"],
 ) -> tuple[Float[Array, "batch captions length-1"], ...]:
     """Log-probabilities of all tokens after the first, of encoded images: the three of `Word`."""
     network = bind(config, variables)
