@@ -11,6 +11,11 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llv
 
 import pytest
 from hypothesis import settings
+from jaxtyping import install_import_hook
+
+from .typecheck import check
+
+install_import_hook("dualcap_jax", f"{check.__module__}.{check.__name__}")
 
 settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("suite")

@@ -7,7 +7,7 @@ a skip connection from these. All are causal: position t sees the image and hidd
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -108,6 +108,7 @@ class Positions:
     """Number of the first position."""
 
 
+@runtime_checkable
 class Merger(Protocol):
     """Where image and sentence meet. Causal: a position sees the image, and hidden states up to its own."""
 

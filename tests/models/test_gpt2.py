@@ -101,8 +101,8 @@ def test_bfloat16_stays_near(rng):
     half = FlaxGPT2Model(SMALL, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     nnx.update(half, nnx.state(model))
     tokens = rng.integers(0, 97, (3, 20))
-    assert half(tokens).dtype == jnp.bfloat16
-    assert relative_error(half(tokens), twin(tokens)) < 2e-2
+    assert half.hidden(tokens).dtype == jnp.bfloat16
+    assert relative_error(half.hidden(tokens), twin(tokens)) < 2e-2
 
 
 @pytest.mark.parametrize("choice", [2, 97])
@@ -124,7 +124,7 @@ def test_steps_with_a_cache_give_what_the_whole_sequence_gives(choice, rng):
         hidden, cache = step(tokens, jnp.int32(position), cache)
         there = (tokens >= 0).reshape(-1)
         prefixes = sequences.reshape(-1, position + 1)[there]
-        assert cache["rows"].max() + 1 == len(np.unique(prefixes, axis=0)) + (position >= 6)
+        assert cache.rows.max() + 1 == len(np.unique(prefixes, axis=0)) + (position >= 6)
         padded = np.zeros((batch * sequences.shape[1], length), int)  # what comes after changes nothing
         padded[:, : position + 1] = sequences.reshape(-1, position + 1)
         whole = whole_pass(padded)[:, position]
@@ -142,7 +142,7 @@ def test_remat_changes_neither_values_nor_gradients_nor_dropout(rng):
         config = GPT2Config(97, 24, 32, 2, 4, 0.3, remat=remat)
         graph, params = nnx.split(FlaxGPT2Model(config, rngs=nnx.Rngs(0)))
         key = jax.random.key(1)
-        return jax.value_and_grad(lambda p: jnp.sum(nnx.merge(graph, p)(tokens, None, key) ** 3))(params)
+        return jax.value_and_grad(lambda p: jnp.sum(nnx.merge(graph, p).hidden(tokens, None, key) ** 3))(params)
 
     for plain, remat in zip(*map(jax.tree.leaves, (loss_and_grad(False), loss_and_grad(True))), strict=True):
         np.testing.assert_allclose(remat, plain, rtol=1e-4, atol=1e-4)

@@ -129,7 +129,7 @@ def test_gru_layers_are_those_of_torch(layer, rng):
     state = unit.init_state(4, 1)
     ours = []
     for position in range(LENGTH):
-        _, state = unit(unit.encoder(x[:, None, position : position + 1]), state, None)
+        _, state = unit(unit.encoder(x[:, None, position : position + 1]), state, Positions())
         ours.append(state[:, 0])
     np.testing.assert_allclose(np.stack(ours, 1), twin(torch.from_numpy(x))[0].detach().numpy(), rtol=1e-4, atol=1e-5)
 

@@ -330,9 +330,7 @@ class EfficientNet(nnx.Module):
         blocks = [partial(block, index) for index in range(len(self.blocks))]
         return [partial(self._stem, train=use_batch), *blocks, head, partial(self._classify, key=key)]
 
-    def _stem(
-        self, images: Num[Array, "batch height width 3"], train: bool
-    ) -> Float[Array, "batch height width channels"]:
+    def _stem(self, images: Num[Array, "batch height width 3"], train: bool) -> Float[Array, "batch _h _w channels"]:
         x = jax.lax.conv_general_dilated(
             normalize(images, self.config.normalization).astype(self.dtype),
             self.stem[...].astype(self.dtype),

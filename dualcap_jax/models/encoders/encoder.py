@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ NORMALIZATIONS = {
 }
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """Turns images into vectors, and into the feature maps that the vectors are made of.
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 from flax import nnx
@@ -15,6 +15,7 @@ Cache = Any
 """Any pytree: what a language model remembers of the hypotheses in decoding."""
 
 
+@runtime_checkable
 class LanguageModel(Protocol):
     """Turns tokens into hidden states, and hidden states into logits of the next token."""
 

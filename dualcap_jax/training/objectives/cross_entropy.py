@@ -38,14 +38,14 @@ def caption_sums(
 
 
 def token_sums(
-    logits: Float[Array, "batch captions length-1 vocab"],
+    logits: Float[Array, "batch captions positions vocab"],
     tokens: Int[Array, "batch captions length"],
     mask: Bool[Array, "batch captions length"],
 ) -> Sums:
     """Sums from which both losses are made.
 
     Args:
-        logits: float32, for the tokens after the first.
+        logits: float32, for the tokens after the first: one position fewer than tokens.
         tokens: the captions.
         mask: True on real tokens.
 
