@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea, VPacker
 from PIL.Image import Image, Resampling
@@ -35,7 +36,7 @@ def lines(words: Sequence[Word]) -> Iterator[list[Word]]:
     yield line
 
 
-def drawn(word: Word) -> VPacker:
+def drawn(word: Word) -> Artist:
     """A word, and below it what the image gave it."""
     colour = GREEN if word.seen > GIVEN else GREY
     text = TextArea(word.text, textprops={"color": colour, "size": 14})
@@ -51,7 +52,9 @@ def draw(image: Image, caption: Caption) -> Figure:
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(image)
     axes.set_axis_off()
-    rows = [HPacker(children=list(map(drawn, line)), align="top", pad=0, sep=7) for line in lines(caption.words)]
+    rows: list[Artist] = [
+        HPacker(children=list(map(drawn, line)), align="top", pad=0, sep=7) for line in lines(caption.words)
+    ]
     text = VPacker(children=rows, align="center", pad=0, sep=8)
     below = AnnotationBbox(
         text, (0.5, -0.03), xycoords="axes fraction", box_alignment=(0.5, 1), frameon=False, annotation_clip=False
