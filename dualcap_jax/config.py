@@ -31,7 +31,7 @@ class ExperimentConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
     data: DataConfig = field(default_factory=DataConfig)
-    """Pictures and captions, and how they are prepared."""
+    """Images and captions, and how they are read."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Optimizer, schedule, checkpoints."""
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
@@ -39,8 +39,8 @@ class ExperimentConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """What is scored and shown."""
     init_from: str = ""
-    """Another run to start from: its directory, or a captioner that was saved or published. Weights and tokenizer are
-    that run's, and so is the experiment where no file is given. Empty: start from the published weights that the model
+    """Run to start a new one from: its directory, or a captioner that was saved or published. Its weights and tokenizer
+    are taken, and its experiment too unless --config gives one. Empty: start from the published weights that the model
     names, or from random ones."""
 
     def __post_init__(self) -> None:

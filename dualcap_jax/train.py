@@ -54,9 +54,9 @@ class Arguments:
     """What the command line holds."""
 
     config: str = ""
-    """Experiment: a Python file with get_config(). Empty: the embedded one, or the run's own when resuming."""
+    """Experiment file: Python with a get_config(). Empty: the embedded experiment, or the run's own when resuming."""
     workdir: str = ""
-    """Run directory; resumed where it holds a run. Empty: a new one under runs/."""
+    """Run directory. One that holds a run is resumed. Empty: a new one under runs/."""
     experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(default_factory=ExperimentConfig)
     """Fields of the experiment, over its file's."""
 

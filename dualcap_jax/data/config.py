@@ -12,17 +12,17 @@ class ScenesConfig:
     """The embedded set of drawn scenes (`data.root` empty)."""
 
     train: int = 20_000
-    """Scenes to train on, five captions each."""
+    """Number of scenes to train on, five captions each."""
     validation: int = 200
-    """Scenes to validate on: other images of the same kind."""
+    """Number of scenes to validate on; other images of the same kind."""
     test: int = 500
-    """Scenes to test on: each holds a (count, colour, shape) combination that training never shows."""
+    """Number of scenes to test on; each holds a combination of count, colour and shape that training never shows."""
     max_groups: int = 4
-    """Groups of shapes in a scene, at most (1 to 4)."""
+    """Most groups of shapes in a scene, 1 to 4."""
     picture_size: int | None = None
-    """Side of the drawn images in pixels; None: data.resize, else data.image_size."""
+    """Side in pixels that scenes are drawn at. None: data.resize, or data.image_size without it."""
     seed: int = 0
-    """Seed that the set is made from."""
+    """Seed that the scenes are made from."""
 
     def __post_init__(self) -> None:
         """Check each field."""
@@ -40,38 +40,39 @@ class DataConfig:
     """Which images and captions, and how they reach the model."""
 
     root: str = ""
-    """Directory of the set: a COCO layout, or a folder with captions.jsonl or captions.csv. Empty: the
-    embedded scenes."""
+    """Directory of the images and captions: a COCO layout, a folder with captions.jsonl or captions.csv, or a
+    prepared set. Empty: the embedded scenes."""
     image_size: int = 64
     """Side in pixels of the square image that the encoder reads."""
     resize: int | None = None
-    """Length in pixels that the shorter side is resized to before the centre crop; None: what belongs to the
-    encoder's pretrained weights, without them image_size."""
+    """Length in pixels that an image's shorter side is resized to before the centre crop. None: what the encoder's
+    pretrained weights expect, or data.image_size without them."""
     interpolation: Interpolation | None = None
-    """How it is resized; None: what belongs to the encoder's pretrained weights, without them bilinear."""
+    """Filter that resizes images. None: what the encoder's pretrained weights expect, or bilinear without them."""
     crop_scale: float = 1.0
-    """Augmentation: smallest share of a training image's area that a random crop keeps; 1: none (the original's).
-    Nothing is flipped: captions tell left from right, and images hold writing."""
+    """Smallest share of a training image's area that a random crop keeps. 1 turns random crops off, as the original
+    did. Images are never flipped: captions tell left from right."""
     max_length: int = 30
-    """Tokens of a caption at most, both framing tokens included (the original's: 36); what is longer loses its end."""
+    """Most tokens of a caption, both framing tokens included; a longer caption loses its end. The original's: 36."""
     captions_per_image: int = 1
-    """1: an example is one (image, caption) pair. C > 1: an example is an image with C of its captions, drawn
-    anew each epoch (all of them where it has fewer), and is encoded once for all of them."""
+    """Captions in a training example. 1: an example is one (image, caption) pair. More: an example is an image,
+    encoded once, with so many of its captions, drawn anew each epoch."""
     tokenizer: str = ""
-    """GPT-2 vocabulary: a Hugging Face hub name or a local directory. Empty: that of the language model's pretrained
-    weights; without them one trained on the set's captions."""
+    """GPT-2 vocabulary to use: a name on the Hugging Face hub or a directory. Empty: the language model's own where
+    it is pretrained, or one trained on the captions."""
     vocab_size: int = 512
-    """Tokens of the vocabulary that is trained when `tokenizer` is empty."""
+    """Tokens in the vocabulary that is trained on the captions; unused where a tokenizer is given."""
     on_error: Literal["raise", "skip"] = "raise"
-    """A broken or missing image or caption: stop and name it, or skip it, count and report."""
+    """What to do about a broken or missing image or caption. raise: stop and name it. skip: leave it out, count it
+    and report it."""
     validation_fraction: float = 0.1
     """Share of the images kept for validation where captions.jsonl or captions.csv names no splits."""
     split_seed: int = 0
-    """Seed of that choice."""
+    """Seed that chooses which images are kept for validation where the captions file names no splits."""
     read_threads: int = 2
-    """Threads that read and decode images; 0: the training thread does it."""
+    """Threads that read and decode images, in each process. 0: the training thread reads them itself."""
     workers: int = 0
-    """Processes that read and decode images, each with `read_threads` threads; 0: none but the main one."""
+    """Extra processes that read and decode images. 0: none."""
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     """The embedded scenes."""
 

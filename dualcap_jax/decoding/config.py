@@ -12,63 +12,67 @@ class DecodingConfig:
     """How captions are searched for; names and meanings are those of transformers' `generate`."""
 
     num_beams: int = 5
-    """Hypotheses kept alive for each picture; 1 is greedy search."""
+    """Hypotheses kept alive for each image. 1: greedy search."""
 
     max_length: int = 30
     """Longest caption in tokens, the start token and the end token counted."""
 
     no_repeat_ngram_size: int = 0
-    """No run of this many tokens may occur twice in a caption, the start token counted; 0 allows all."""
+    """Ban any run of this many tokens from occurring twice in a caption. 0: no ban."""
 
     min_length: int = 0
-    """Captions are at least this many tokens long before they end, the start token counted."""
+    """Shortest caption in tokens, the start token counted."""
 
     repetition_penalty: float = 1.0
-    """The scores of tokens that a caption has already are multiplied by it (they are negative); 1 changes nothing."""
+    """Penalty on tokens that a caption already holds: their scores, which are negative, are multiplied by it. 1:
+    none."""
 
     bad_words: tuple[str, ...] = ()
-    """Words and phrases that no caption may hold, as they are written in the middle of a sentence."""
+    """Words and phrases that no caption may hold, written as in the middle of a sentence."""
 
     prompt: str = ""
-    """What captions begin with; the model goes on from there."""
+    """Text that every caption begins with."""
 
     length_penalty: float = 1.0
-    """Captions rank by log-probability / generated tokens ** length_penalty; above 0 favours long ones."""
+    """Exponent of the length that a caption's log-probability is divided by before captions are ranked. Above 0
+    favours long captions."""
 
     early_stopping: bool | Literal["never"] = True
-    """When a picture is done. True: with num_beams finished captions. False: when no live beam, scored at its
-    present length, beats the worst finished one. never: the same, scored at the most favourable length."""
+    """When the search of an image ends. True: once it has num_beams finished captions. False: once no live beam,
+    scored at its present length, beats the worst finished one. never: as False, but scored at the most favourable
+    length."""
 
     num_beam_groups: int = 1
-    """Diverse beam search: the beams are searched in so many groups, each kept from the words of those before it."""
+    """Groups of beams in diverse beam search; each group is kept from the words that groups before it chose. 1:
+    ordinary beam search."""
 
     diversity_penalty: float = 0.0
-    """Of diverse beam search: taken off a token's log-probability for each beam of an earlier group that just chose
-    it."""
+    """Penalty of diverse beam search: what a token's log-probability loses for each beam of an earlier group that
+    just chose it."""
 
     num_return_sequences: int = 1
-    """Captions returned for each picture, best first; at most num_beams. Of sampling: as drawn, any number."""
+    """Captions returned for each image, best first. At most num_beams, or any number when sampling."""
 
     do_sample: bool = False
-    """Draw captions by chance instead of searching; num_beams and early_stopping are then without meaning."""
+    """Draw captions at random instead of searching; num_beams and early_stopping then mean nothing."""
 
     temperature: float = 1.0
-    """Of sampling: logits are divided by it; below 1 the likely becomes likelier."""
+    """Divides the logits when sampling. Below 1 makes likely tokens likelier."""
 
     top_k: int = 0
-    """Of sampling: only so many of the likeliest tokens may be drawn (the original's: 10); 0: all."""
+    """When sampling, draw from this many of the likeliest tokens only. 0: from all. The original's: 10."""
 
     top_p: float = 1.0
-    """Of sampling: only the likeliest tokens that together have this probability may be drawn."""
+    """When sampling, draw only from the likeliest tokens that together have this probability. 1: from all."""
 
     min_p: float = 0.0
-    """Of sampling: only tokens at least so many times as likely as the likeliest may be drawn."""
+    """When sampling, draw only from tokens at least this many times as likely as the likeliest. 0: from all."""
 
     seed: int = 0
-    """Of sampling: the same seed draws the same captions, in whatever batches the pictures come."""
+    """Seed of sampling. An image's captions depend on it and on the image's place, not on the batches."""
 
     batch_size: int = 16
-    """Pictures searched together in one call."""
+    """Images searched together in one call."""
 
     def name(self, usual: "DecodingConfig") -> str:
         """Tells reports apart: "beam5", "sample0", and each setting that is not the `usual` one."""

@@ -14,17 +14,18 @@ class EvaluationConfig:
     """What is scored and shown."""
 
     metrics: tuple[Metric, ...] = ("bleu", "coco", "diversity", "character-bleu")
-    """Scores computed: sacrebleu's BLEU; COCO-caption's BLEU, ROUGE-L and CIDEr-D; how captions differ; the original's
-    BLEU of characters; sacrebleu's chrF and TER; METEOR and SPICE, which need Java and pycocoevalcap."""
+    """Scores to compute. bleu: sacrebleu's. coco: COCO-caption's BLEU, ROUGE-L and CIDEr-D. diversity: how captions
+    differ. character-bleu: the original's BLEU of characters. chrf, ter: sacrebleu's. meteor, spice: need Java and
+    pycocoevalcap."""
 
     cider_corpus: Literal["references", "train"] = "references"
-    """Which captions tell CIDEr-D how rare an n-gram is: the references, as in papers, or the training split's."""
+    """Captions that tell CIDEr-D how rare an n-gram is: the references, as in papers, or the training split's."""
 
     samples: int = 16
-    """Images shown with their captions in samples.png; 0 draws none."""
+    """Images shown with their captions in samples.png. 0: none."""
 
     lowercase: bool = False
-    """Lower-case captions and references before BLEU, chrF and TER; the signature says which."""
+    """Lower-case captions and references before BLEU, chrF and TER; the signature says so."""
 
     def __post_init__(self) -> None:
         """Reject an impossible value, naming field, value and accepted range."""

@@ -34,19 +34,19 @@ class MergerConfig:
     """Which merger, and its widths."""
 
     kind: Literal["skip_mlp", "two_stream", "gru_two_stream", "gru"] = "skip_mlp"
-    """skip_mlp: the original's main one; two_stream: its further-work figure; gru_two_stream, gru: its
-    recurrent trials."""
+    """How image and sentence are joined. skip_mlp: the original's main merger. two_stream: the one of its further
+    work. gru_two_stream, gru: its recurrent trials."""
     hidden: tuple[int, ...] = ()
-    """Hidden widths; empty takes the original's (skip_mlp 384 256, two_stream 384 384 512,
+    """Hidden widths, one for each hidden layer. Empty: the original's (skip_mlp 384 256, two_stream 384 384 512,
     gru_two_stream 256 256 384, gru 384 384)."""
     norm: Literal["none", "layer", "batch"] = "none"
-    """Norm of each hidden layer of the two MLP kinds. batch: over the captions of the batch, each position by
-    itself."""
+    """Norm of each hidden layer, for skip_mlp and two_stream. batch: over the captions of the batch, each position
+    by itself."""
     positions: int = 36
     """Positions that the batch norm keeps statistics for; at least data.max_length."""
     init_gain: float = 0.1
-    """Gain of the initial kernels (Xavier normal), above 0. The original's 0.1 leaves a trained language model nearly
-    as it was; where all three parts start from nothing, 1 lets the picture be heard sooner."""
+    """Gain of the initial kernels (Xavier normal), above 0. The original's 0.1 leaves a trained language model
+    nearly as it was. Where all three parts start from random weights, 1 lets the image matter sooner."""
 
     def __post_init__(self) -> None:
         def check(condition: bool, name: str, accepted: str) -> None:

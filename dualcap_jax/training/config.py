@@ -16,39 +16,39 @@ class TrainingConfig:
     batch_size: int = 64
     """Examples per optimizer step; an example is an image with data.captions_per_image of its captions."""
     accumulate: int = 1
-    """Parts that a batch is split into and computed one after the other, gradients summed; divides
-    batch_size."""
+    """Parts that a batch is split into. They are computed one after the other, which saves memory, and their
+    gradients are summed. Must divide training.batch_size."""
     learning_rate: float = 3e-3
-    """Adam's learning rate at its height."""
+    """Highest learning rate of Adam."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """After the warm-up: constant, or falling to 0 at the last step."""
+    """Learning rate after the warm-up: constant, or falling to 0 at the last step."""
     warmup_steps: int = 100
-    """Steps in which the learning rate rises linearly from 0."""
+    """Steps over which the learning rate rises linearly from 0."""
     encoder_learning_rate: float = 1.0
-    """Factor on the learning rate for the image encoder."""
+    """Factor on the learning rate of the image encoder."""
     language_learning_rate: float = 1.0
-    """Factor on the learning rate for the language model."""
+    """Factor on the learning rate of the language model."""
     merger_learning_rate: float = 1.0
-    """Factor on the learning rate for the merger."""
+    """Factor on the learning rate of the merger."""
     freeze: tuple[Part, ...] = ()
-    """Parts that are not trained; they run as in evaluation (no dropout, running statistics)."""
+    """Parts that are not trained. They run as in evaluation, without dropout and with running statistics."""
     weight_decay: float = 0.0
     """Decoupled weight decay (AdamW) on kernels and embeddings."""
     clip_norm: float = 1.0
-    """Gradients of a larger global norm are scaled down to it; 0 turns it off."""
+    """Largest global norm of the gradients; larger ones are scaled down to it. 0: no limit."""
     loss: Literal["real_tokens", "all_positions"] = "real_tokens"
-    """What is minimised: the mean over real tokens, or over all positions with padding counted as token 0, as
-    the original did. Validation reports both."""
+    """Loss to minimise. real_tokens: the mean over real tokens. all_positions: the mean over all positions, padding
+    counted as token 0, as the original did. Validation reports both."""
     validate_every: int = 500
-    """Steps between validations; the best checkpoint is the one of the lowest validation loss."""
+    """Steps between validations. The best checkpoint is the one with the lowest validation loss."""
     validation_images: int = 0
-    """Images used in each validation, the first of the split, in whole batches; 0 takes all."""
+    """Images used in each validation: the first of the split, in whole batches. 0: all of them."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
     log_every: int = 50
     """Steps between rows of metrics.jsonl."""
     seed: int = 0
-    """Of the initial parameters, dropout and the order of the data."""
+    """Seed of the initial parameters, of dropout and of the order of the data."""
 
     def __post_init__(self) -> None:
         at_least = {"steps": 1, "batch_size": 1, "accumulate": 1, "warmup_steps": 0, "validate_every": 1}

@@ -65,21 +65,23 @@ class EfficientNetConfig(EncoderConfig):
     kind: ClassVar[str] = "efficientnet"
 
     variant: Variant = "b0"
-    """Published size; the lite ones have no squeeze-excite, ReLU6, and a stem and head of fixed width."""
+    """Published size. The lite ones have no squeeze-excite, use ReLU6, and keep stem and head at a fixed width."""
     width: float | None = None
-    """Factor on B0's channels; None: the variant's."""
+    """Factor on the channels of B0. None: the variant's."""
     depth: float | None = None
-    """Factor on B0's repeats; None: the variant's."""
+    """Factor on the repeats of B0. None: the variant's."""
     num_classes: int = 1000
-    """Length of the image vector: the classifier's logits. 0: pooled features without a classifier."""
+    """Length of the image vector, which is the classifier's logits. 0: the pooled features, without a classifier."""
     dropout: float | None = None
-    """Rate before the classifier, in [0, 1); None: the variant's."""
+    """Dropout rate before the classifier, in [0, 1). None: the variant's."""
     drop_connect: float = 0.2
-    """Rate at which the last block is left out of a training example, in [0, 1); earlier ones less, in proportion."""
+    """Rate at which the last block is left out of a training example, in [0, 1); for earlier blocks less, in
+    proportion."""
     batch_norm: Literal["train", "frozen"] = "train"
-    """train: batch statistics are used and learnt in training. frozen: the running ones are used and left alone."""
+    """Statistics that batch norm uses in training. train: the batch's, which are learnt. frozen: the running ones,
+    which stay as they are."""
     batch_norm_momentum: float = 0.99
-    """Share of the running statistics that stays at each training step; lower for runs of few steps."""
+    """Share of the running statistics kept at each training step; use less for runs of few steps."""
 
     def __post_init__(self) -> None:
         def check(condition: bool, name: str, accepted: str) -> None:
