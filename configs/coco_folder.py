@@ -1,9 +1,9 @@
-"""A few hundred captioned pictures of one's own, learnt from scratch on a laptop until they are known by heart.
+"""A few hundred captioned images of one's own, learnt from scratch on a laptop until they are known by heart.
 
 python -m dualcap_jax.train --config configs/coco_folder.py --data.root FOLDER
 
 FOLDER is a COCO layout, or holds captions.jsonl or captions.csv. What was learnt by heart is in the latest checkpoint;
-the best one is that of the lowest loss on pictures not seen:
+the best one is that of the lowest loss on images not seen:
 
     python -m dualcap_jax.evaluate RUN --split train --checkpoint latest
 """

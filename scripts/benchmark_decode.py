@@ -1,11 +1,11 @@
-"""Time decoding with a trained run against transformers' `generate` with the same weights and pictures, alternated.
+"""Time decoding with a trained run against transformers' `generate` with the same weights and images, alternated.
 
     python scripts/benchmark_decode.py RUN [--as-gpt2-small] [--cases 5x8 5x64] [--repeats 3] [--figure rows.png]
 
 A case is beams x batch. Both sides get the same image vectors (encoding is not timed) and must give the same captions.
-Prints for each case: captions found to differ; pictures a second of both; our time over the peer's, median and range of
+Prints for each case: captions found to differ; images a second of both; our time over the peer's, median and range of
 alternated pairs, the second of two calls in each turn; what the peer's arithmetic alone would allow at the rate of this
-machine's matrix product; the share of the language model's rows that shared prefixes and finished pictures save, which
+machine's matrix product; the share of the language model's rows that shared prefixes and finished images save, which
 the figure shows step by step; and the memory that our search needs beside the weights, as XLA
 planned it. As in our commands, glibc keeps freed memory, by which the peer gains too.
 
@@ -203,9 +203,9 @@ def main(arguments: Sequence[str]) -> int:
     end, source = captioner.tokenizer.end_id, open_source(captioner.config.data, "test")
     needed = max(batch for _, batch in args.cases)
     if needed > len(source):
-        parser.error(f"--cases: a batch of {needed}, but the test split has {len(source)} pictures")
-    pictures = np.stack([source.transform.decode(source[index].read_image()) for index in range(needed)])
-    features = np.concatenate([captioner.encode(part) for part in np.array_split(pictures, -(-len(pictures) // 16))])
+        parser.error(f"--cases: a batch of {needed}, but the test split has {len(source)} images")
+    images = np.stack([source.transform.decode(source[index].read_image()) for index in range(needed)])
+    features = np.concatenate([captioner.encode(part) for part in np.array_split(images, -(-len(images) // 16))])
     config, model = captioner.config, captioner.model
     if args.as_gpt2_small:
         config, model = widened(config, model)
@@ -266,8 +266,8 @@ def main(arguments: Sequence[str]) -> int:
         bound = sum(peers) * (row + own) / rate
         print(
             f"beams {beams}, batch {batch}: {differing} captions differ, ours {batch / mine:.2f}, "
-            f"peer {batch / other:.2f} pictures/s, ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to "
-            f"{max(ratios):.2f}); peer's arithmetic alone {batch / bound:.2f} pictures/s; {len(rows)} steps, "
+            f"peer {batch / other:.2f} images/s, ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to "
+            f"{max(ratios):.2f}); peer's arithmetic alone {batch / bound:.2f} images/s; {len(rows)} steps, "
             f"{1 - sum(rows.values()) / sum(peers):.0%} of the rows saved (by step: "
             f"{' '.join(f'{share:.0f}' for share in saved)}); {memory / 2**20:.0f} MiB beside the weights; compiling "
             f"{compiling:.0f} s",
@@ -276,7 +276,7 @@ def main(arguments: Sequence[str]) -> int:
         axes.plot(saved, marker="o", label=f"{beams} x {batch}")
     if args.figure:
         axes.set(xlabel="step", ylabel="language model's rows saved, %", ylim=(0, 100))
-        axes.legend(title="beams x pictures", frameon=False)
+        axes.legend(title="beams x images", frameon=False)
         axes.grid(alpha=0.25)
         figure.savefig(args.figure, dpi=130)
     return 0

@@ -1,15 +1,15 @@
-"""Do words owe what they say to the part of the picture that they speak of? Of a run on scenes, where that is known.
+"""Do words owe what they say to the part of the image that they speak of? Of a run on scenes, where that is known.
 
     python scripts/grounding.py RUN [--split test] [--images 1000] [--out grounding.png]
 
-Takes one group a picture, of those that the network's caption names rightly, and prints as mean +- standard error over
-pictures, and as a figure:
+Takes one group an image, of those that the network's caption names rightly, and prints as mean +- standard error over
+images, and as a figure:
 
 1. what painting its box over with the background does to the log-probability of its words, in nats, beside painting
    over as large a box elsewhere, and the box of another group;
-2. of pictures with another group, the pointing game (Zhang et al. 2018): how often the maximum of a word's Grad-CAM
+2. of images with another group, the pointing game (Zhang et al. 2018): how often the maximum of a word's Grad-CAM
    lies in the group's box, by the stride of the feature maps, beside how often it lies in another group's. Where
-   several pixels are the maximum, by the share of them. Chance is a box's share of the picture.
+   several pixels are the maximum, by the share of them. Chance is a box's share of the image.
 """
 
 import argparse
@@ -34,12 +34,12 @@ STRIDES = (2, 4, 8, 16, 32)  # of EfficientNet
 Box = tuple[slice, slice]
 
 
-def boxes(scene: Scene, picture: np.ndarray) -> list[Box]:
+def boxes(scene: Scene, image: np.ndarray) -> list[Box]:
     """The bounding box of each group: what is not background in its cell."""
-    ink = np.abs(picture.astype(int) - picture[0, 0]).max(-1) > 24
+    ink = np.abs(image.astype(int) - image[0, 0]).max(-1) > 24
     found = []
     for cell in cells(scene):
-        left, top, right, bottom = (round(edge * len(picture)) for edge in cell)
+        left, top, right, bottom = (round(edge * len(image)) for edge in cell)
         places = np.nonzero(ink[top:bottom, left:right])
         y, x = (slice(at + each.min(), at + each.max() + 1) for at, each in zip((top, left), places, strict=True))
         found.append((y, x))
@@ -62,9 +62,9 @@ def elsewhere(box: Box, side: int, rng: Random) -> Box | None:
 def measure(captioner: Captioner, source: ScenesSource) -> tuple[dict, dict]:
     """Values of both tables, by row and column."""
     changes, hits, rng = defaultdict(list), defaultdict(list), Random(0)
-    pictures = [captioner.prepare(source[index].read_image()) for index in range(len(source))]
-    for index, caption in enumerate(captioner(pictures, explain=True)):
-        picture, scene, words = pictures[index], source.scene(index), bare_words(caption)
+    images = [captioner.prepare(source[index].read_image()) for index in range(len(source))]
+    for index, caption in enumerate(captioner(images, explain=True)):
+        image, scene, words = images[index], source.scene(index), bare_words(caption)
         named = {  # a group by where its words begin
             group: start
             for start in range(len(words) - 2)
@@ -73,21 +73,21 @@ def measure(captioner: Captioner, source: ScenesSource) -> tuple[dict, dict]:
         right = [number for number, group in enumerate(scene.groups) if group in named]
         if not right:
             continue
-        places = boxes(scene, picture)
+        places = boxes(scene, image)
         chosen = rng.choice(right)
         start, box = named[scene.groups[chosen]], places.pop(chosen)
         another = rng.choice(places) if places else None
-        regions = {"its box": box, "elsewhere": elsewhere(box, len(picture), rng), "another group": another}
+        regions = {"its box": box, "elsewhere": elsewhere(box, len(image), rng), "another group": another}
         for name, region in regions.items():
             if region:
-                painted = picture.copy()
-                painted[region] = picture[0, 0]
+                painted = image.copy()
+                painted[region] = image[0, 0]
                 for place, word in enumerate(captioner.explain(painted, caption)[start : start + 3]):
                     changes[name, WORDS[place]].append(word.log_prob - caption.words[start + place].log_prob)
         if another:
             for stride in STRIDES:
                 for place, name in enumerate(WORDS):
-                    heatmap = captioner.grad_cam(picture, caption, start + place, stride=stride)
+                    heatmap = captioner.grad_cam(image, caption, start + place, stride=stride)
                     peak = (heatmap == heatmap.max()) / (heatmap == heatmap.max()).sum()
                     hits[name, stride].append(peak[box].sum())
                     hits[f"{name}, another's", stride].append(peak[another].sum())

@@ -91,7 +91,7 @@ def build(encoder: str = "b4", image_size: int = 380, remat: bool = False) -> To
 
 
 class Jobs:
-    """One call of each job on the same random pictures and tokens; each waits for its result."""
+    """One call of each job on the same random images and tokens; each waits for its result."""
 
     def __init__(self, model: TorchCaptioner, batch_size: int, image_size: int, beams: int = 5, length: int = 20):
         self.model: Any = model  # generate's annotations fit no class of one's own

@@ -1,8 +1,8 @@
-"""How much of each word the picture gave, averaged over the captions of a split of a run's data.
+"""How much of each word the image gave, averaged over the captions of a split of a run's data.
 
     python scripts/what_is_seen.py RUN [--split test] [--images 200] [--out what_is_seen.png]
 
-Prints each word that occurs at least eight times: how often, and the mean of what the picture added to its
+Prints each word that occurs at least eight times: how often, and the mean of what the image added to its
 log-probability, in nats, most first. For a run on scenes also the same by kind of word, as a figure too: mean and
 standard error over the captions that have words of the kind.
 """
@@ -65,7 +65,7 @@ def by_kind(captions: list[Caption], out: str) -> None:
     axes = figure.subplots()
     axes.bar(names, means, yerr=errors, capsize=3)
     axes.tick_params("x", rotation=30)
-    axes.set_ylabel("what the picture adds, nats")
+    axes.set_ylabel("what the image adds, nats")
     axes.grid(axis="y", alpha=0.3)
     figure.savefig(out, dpi=120)
 
@@ -80,8 +80,8 @@ def main(arguments: Sequence[str]) -> int:
     args = parser.parse_args(arguments)
     captioner = Captioner.load(args.workdir)
     source = open_source(captioner.config.data, args.split)
-    pictures = [source[index].read_image() for index in range(min(args.images, len(source)))]
-    captions = captioner(pictures, explain=True)
+    images = [source[index].read_image() for index in range(min(args.images, len(source)))]
+    captions = captioner(images, explain=True)
     seen = defaultdict(list)
     for caption in captions:
         for text, word in zip(bare_words(caption), caption.words, strict=True):
