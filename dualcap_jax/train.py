@@ -32,7 +32,7 @@ from dualcap_jax.training.loop import train
 from dualcap_jax.training.objectives import Objective
 from dualcap_jax.training.objectives.cross_entropy import cross_entropy, mean_losses
 from dualcap_jax.training.run import Run
-from dualcap_jax.training.state import first_state
+from dualcap_jax.training.state import first_state, refuse_other_network
 from dualcap_jax.training.step import make_eval_step, make_train_step
 
 # What may change when a run is resumed: nothing that the trained weights or the order of the data hang on.
@@ -194,6 +194,8 @@ def main(args: Sequence[str]) -> int:
     else:
         tokenizer = other().tokenizer if other else make_tokenizer(config, train_source)
         config = _with_vocabulary(config, tokenizer.vocab_size)
+        if other:
+            refuse_other_network(other().model, config.model)
         tokenizer.save(workdir / "tokenizer")
     save_json(config, workdir / "config.json")  # last: a directory that holds it is a run
 

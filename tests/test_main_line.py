@@ -204,3 +204,36 @@ def test_a_finished_run_can_be_trained_longer_but_not_differently(finished, tmp_
     done = run("train", "--workdir", workdir, "--training.batch-size", "4", "--training.steps", "14", code=2)
     assert "training.batch_size is 8, asked for 4" in done.stderr
     assert "training.steps" not in done.stderr
+
+
+def test_a_run_starts_from_another_ones_weights_and_tokenizer(finished, tmp_path):
+    other = Captioner.load(finished[0])
+    workdir = tmp_path / "run"
+    still = ["--training.steps", "2", "--training.learning-rate", "0.0"]
+    printed = run("train", "--workdir", workdir, "--init-from", finished[0], *still).stdout
+    assert "run directory" in printed
+    new = Captioner.load(workdir)
+    assert new.config.init_from == str(finished[0])
+    assert new.config.model == other.config.model  # its experiment too, where none is given
+    assert new.tokenizer.encode("two red rings", 30) == other.tokenizer.encode("two red rings", 30)
+    jax.tree.map(np.testing.assert_array_equal, new.model["params"], other.model["params"])
+
+    again = run("train", "--workdir", workdir, "--training.steps", "3")  # now its own checkpoint comes first
+    assert "(resuming)" in again.stdout
+    assert model_of(workdir)[1] == 3
+
+    network = ["--model.merger.hidden", "8", "9"]
+    done = run("train", "--workdir", tmp_path / "no", "--init-from", finished[0], *still, *network, code=2)
+    assert "--init-from: that run's network is another than this experiment's" in done.stderr
+    assert "params.merger" in done.stderr
+    assert not (tmp_path / "no").exists()
+    done = run("train", "--workdir", tmp_path / "no2", "--init-from", tmp_path / "nowhere", code=2)
+    assert f"{tmp_path / 'nowhere'}: no such file or directory" in done.stderr
+
+
+def test_norms_of_each_part_are_logged(finished):
+    for row in rows(finished[0], "train"):
+        of_parts = [row[f"grad_norm_{part}"] for part in ("encoder", "language", "merger")]
+        assert sum(norm**2 for norm in of_parts) ** 0.5 == pytest.approx(row["grad_norm"], rel=1e-5)
+        for part in ("encoder", "language", "merger"):
+            assert 0 < row[f"update_norm_{part}"] < row[f"param_norm_{part}"]

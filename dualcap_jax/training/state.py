@@ -45,6 +45,16 @@ def init_state(model: Variables, training: TrainingConfig, dtype: str) -> State:
     }
 
 
+def refuse_other_network(model: Variables, config: ModelConfig) -> None:
+    """Before anything is written, see whether a run can start from another one's model.
+
+    Raises:
+        ConfigError: when that is of another network.
+    """
+    if told := differing(model, variables.shapes(config)):
+        raise ConfigError(f"--init-from: that run's network is another than this experiment's: {told}")
+
+
 def first_state(
     config: ModelConfig,
     training: TrainingConfig,
@@ -71,7 +81,6 @@ def first_state(
 
     Raises:
         CheckpointError: when the checkpoint is of another network.
-        ConfigError: when the other run's model is of another network.
         PretrainedError: when published weights cannot be had, read or fitted.
     """
     if checkpoints.latest_step is not None:
@@ -80,8 +89,6 @@ def first_state(
     notes: list[str] = []
     if init_from is not None:
         model = init_from()
-        if told := differing(model, variables.shapes(config)):
-            raise ConfigError(f"--init-from: that run's network is another than this experiment's: {told}")
     else:
         model, notes = load_pretrained(config, variables.init(config, training.seed))
     return init_state(model, training, config.dtype), notes
