@@ -19,7 +19,7 @@ from absl import flags
 from jaxtyping import Bool, Int, Int32
 
 from dualcap_jax.data.config import DataConfig
-from dualcap_jax.data.images import ImageError, decode_image
+from dualcap_jax.data.images import ImageError
 from dualcap_jax.data.records import DataError, Source
 from dualcap_jax.data.text import CaptionTokenizer
 
@@ -143,7 +143,7 @@ def _make_example(
     """One image with the chosen captions, in `width` places."""
     record = source[record_index]
     try:
-        image = decode_image(record.read_image())
+        image = source.transform.open(record.read_image(), record.filename)
         if augment is not None and config.crop_scale < 1:
             square = source.transform.random_crop(image, config.crop_scale, augment)
         else:
@@ -151,7 +151,7 @@ def _make_example(
     except ImageError as error:
         return UnreadableImage(record.image_id, f"image '{record.filename}': {error}")
     except OSError as error:
-        return UnreadableImage(record.image_id, f"image '{record.filename}': can't be read ({error.strerror})")
+        return UnreadableImage(record.image_id, f"image '{record.filename}': can't be read ({error.strerror or error})")
     ids = [tokenizer.encode(record.captions[i], config.max_length) for i in caption_indices]
     tokens, mask = pad_tokens(ids, width, config.max_length)
     return {"image": square, "tokens": tokens, "mask": mask, "image_id": np.array(record.image_id, np.int64)}
