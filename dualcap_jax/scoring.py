@@ -236,7 +236,8 @@ def report(
 
     def show(caption: ScoredCaption) -> ShownCaption:
         record = records[caption.image_id]
-        return ShownCaption(caption, _thumbnail(record, source.transform), explain(record, caption.caption) if explain else ())
+        words = explain(record, caption.caption) if explain else ()
+        return ShownCaption(caption, _thumbnail(record, source.transform), words)
 
     write_html(
         path.with_suffix(".html"),

@@ -109,15 +109,15 @@ def _decode(data: bytes, settings: ImagesConfig) -> Image.Image:
     """
     if Image.MAX_IMAGE_PIXELS is not None and settings.max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = settings.max_pixels  # for good: taking it back would disturb other threads
-    image = Image.open(io.BytesIO(data))
+    image: Any = Image.open(io.BytesIO(data))
     width, height = size = image.size
     if width * height > settings.max_pixels:
         raise _too_large(f"{width} x {height} pixels are more", width * height, settings)
     raw_mode, turn = _raw_mode(image), _turn(image)  # in this order: EXIF of a PNG is had by decoding all of it
     is_jpeg, is_large = image.format in ("JPEG", "MPO"), width * height > MAX_PIXELS
-    if simplejpeg and image.format == "JPEG" and image.mode in ("RGB", "L") and not (turn or is_large):
-        if decoded := _decode_jpeg(data):
-            return decoded
+    is_plain = image.format == "JPEG" and image.mode in ("RGB", "L") and not turn and not is_large
+    if simplejpeg and is_plain and (fast := _decode_jpeg(data)):
+        return fast
     if is_jpeg and is_large:
         _reduce(image)
     try:
@@ -158,13 +158,14 @@ def _reduce(image: Image.Image) -> None:
 
 def _raw_mode(image: Image.Image) -> str:
     """How the pixels lie in the file, before they are decoded."""
-    args = image.tile[0].args if getattr(image, "tile", None) else ""
+    tiles: Any = getattr(image, "tile", None)
+    args = tiles[0].args if tiles else ""
     return str(args[0]) if isinstance(args, tuple) and args else str(args)
 
 
 def _with_second_byte(image: Image.Image, raw_mode: str, data: bytes) -> Image.Image:
     """Colours of 16 bits, of which PIL keeps the first 8, out of all 16 where the first are dark."""
-    if image.mode != "RGB" or max(high for _, high in image.getextrema()) >= 64:
+    if image.mode != "RGB" or np.asarray(image).max() >= 64:
         return image
     second = Image.open(io.BytesIO(data))
     second.tile = [_with_mode(tile, _SWAPPED[raw_mode]) for tile in second.tile]
@@ -284,7 +285,8 @@ def _warn(message: str) -> None:
 
 @contextmanager
 def _warnings_named(name: str) -> Iterator[None]:
-    _listening.heard = heard = []
+    heard: list[str] = []
+    _listening.heard = heard
     try:
         yield
     finally:

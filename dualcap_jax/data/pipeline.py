@@ -10,6 +10,7 @@ False in `mask`.
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +21,7 @@ from jaxtyping import Bool, Int, Int32
 
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.images import ImageError
-from dualcap_jax.data.records import DataError, Source
+from dualcap_jax.data.records import DataError, Record, Source
 from dualcap_jax.data.text import CaptionTokenizer
 
 Batch = dict[str, np.ndarray]
@@ -101,6 +102,38 @@ def eval_batches(
     make_example = partial(_eval_example, source, tokenizer, config, source.caption_counts)
     stream = grain.MapDataset.range(start, len(source)).map(make_example)
     return _batches(stream, source, config, batch_size)
+
+
+def check_images(source: Source, count: int, threads: int) -> None:
+    """Decode the first images of a source, so that broken ones are found before they are met; reports them as faults.
+
+    Args:
+        source: of the images.
+        count: how many, at most.
+        threads: that read and decode.
+
+    Raises:
+        DataError: for a broken one, where `on_error` is "raise".
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for start in range(0, min(count, len(source)), 256):  # so that little is left to wait for after a fault
+                records = [source[place] for place in range(start, min(start + 256, count, len(source)))]
+                for message in filter(None, pool.map(partial(_fault_of, source), records)):
+                    source.faults.report("unreadable image", message)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _fault_of(source: Source, record: Record) -> str:
+    """What keeps a record's image from being read, or nothing."""
+    try:
+        source.transform.open(record.read_image(), record.filename)
+    except ImageError as error:
+        return f"image '{record.filename}': {error}"
+    except OSError as error:
+        return f"image '{record.filename}': can't be read ({error.strerror or error})"
+    return ""
 
 
 Picker = Callable[[int, np.random.Generator], tuple[int, Sequence[int]]]  # -> record, captions of it

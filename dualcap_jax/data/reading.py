@@ -13,7 +13,7 @@ MAX_PIXELS = 89_478_485
 Kind = TypeVar("Kind", bound="ImagesConfig")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImagesConfig:
     """Which images are read."""
 
@@ -30,7 +30,7 @@ class ImagesConfig:
         require(self.max_pixels >= 1, "data.max_pixels", self.max_pixels, "must be at least 1")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReadingConfig(ImagesConfig):
     """Which images are read, and what is done about what is broken."""
 
@@ -43,8 +43,8 @@ class ReadingConfig(ImagesConfig):
         require(self.on_error in ("raise", "skip"), "data.on_error", self.on_error, "must be 'raise' or 'skip'")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give a script the options of `ReadingConfig`, named as the commands name them."""
+def add_arguments(parser: argparse.ArgumentParser, kind: type[ImagesConfig]) -> None:
+    """Give a script the options of `ImagesConfig` or `ReadingConfig`, named as the commands name them."""
     group = parser.add_argument_group("what is read, as in the commands")
     group.add_argument(
         "--data.truncated", "--truncated", dest="truncated", choices=["refuse", "accept"], default="refuse",
@@ -54,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data.max-pixels", "--data.max_pixels", "--max-pixels", dest="max_pixels", type=int, default=MAX_PIXELS,
         help="pixels of an image at most (%(default)s)",
     )  # fmt: skip
+    if kind is ImagesConfig:
+        return
     group.add_argument(
         "--data.on-error", "--data.on_error", "--on-error", dest="on_error", choices=["raise", "skip"],
         default="raise", help="broken entries (%(default)s)",

@@ -224,7 +224,7 @@ JSONL_FAULTS = {
         "missing image",
         r"captions.jsonl:2: image 'a/b.jpg' does not exist \(looked under ",
     ),
-    "image a folder": ('{"image": "folder", "caption": "x"}', "missing image", "image 'folder' does not exist"),
+    "image a folder": ('{"image": "folder", "caption": "x"}', "missing image", "image 'folder' is a folder"),
     "nothing said": ('{"image": "a.jpg", "captions": []}', "image without captions", "'a.jpg' has no caption"),
     "split unknown": (
         '{"image": "a.jpg", "caption": "x", "split": "dev"}',
