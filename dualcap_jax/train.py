@@ -18,7 +18,7 @@ from dualcap_jax import cli
 from dualcap_jax.captioner import Captioner
 from dualcap_jax.config import ExperimentConfig, differences, load_experiment, load_json, save_json
 from dualcap_jax.data.pipeline import check_images, eval_batches, train_iterator
-from dualcap_jax.data.records import Source
+from dualcap_jax.data.records import Faults, Source
 from dualcap_jax.data.sources import iterate_captions, open_source, refuse_shared_images
 from dualcap_jax.data.sources.entries import EntriesSource
 from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer, train_tokenizer
@@ -201,6 +201,14 @@ def cut_captions(source: Source, tokenizer: CaptionTokenizer, max_length: int) -
     )
 
 
+def skipped(sources: Sequence[Source]) -> str:
+    """A line that tells what the sources of one set had to skip; empty where it is nothing."""
+    faults = Faults("skip")
+    for source in sources:
+        faults.skipped |= source.faults.skipped
+    return f"{faults.summary()}\n" if faults.skipped else ""
+
+
 def main(args: Sequence[str]) -> int:
     """Train, or go on training, then evaluate; returns the exit code."""
     config, workdir, resumed = parse(args)
@@ -224,10 +232,9 @@ def main(args: Sequence[str]) -> int:
     counts = parameter_counts(config.model)
     print(f"run directory: {workdir}{' (resuming)' if resumed else ''}")
     print(f"data: {len(train_source)} images to train on, {len(validation_source)} to validate on")
-    print(told, end="")
-    for source in (train_source, validation_source):
-        if source.faults.skipped:
-            print(source.faults.summary())
+    sources = train_source, validation_source
+    known = skipped(sources)
+    print(told, known, sep="", end="")
     listed = ", ".join(f"{part} {count:,}" for part, count in counts.items())
     print(f"model: {sum(counts.values()):,} parameters ({listed}); vocabulary {tokenizer.vocab_size}")
     print(f"device: {jax.devices()[0].device_kind}, {config.model.dtype}; compiling the first step", flush=True)
@@ -240,9 +247,8 @@ def main(args: Sequence[str]) -> int:
     objective = cross_entropy(training.loss, training.freeze)
     step = make_train_step(config.model, training, objective)
     train(state, step, make_evaluate(config, objective, validation_source, tokenizer), batches, run)
-    for source in (train_source, validation_source):
-        if source.faults.skipped:
-            print(source.faults.summary())
+    if (found := skipped(sources)) != known:
+        print(found, end="")
 
     curves_figure(read_json_lines(workdir / "metrics.jsonl"), workdir / "curves.png")
     split = "validation" if config.data.root else "test"

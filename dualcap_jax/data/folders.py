@@ -25,6 +25,7 @@ def suffixes() -> frozenset[str]:
         for name, (factory, _) in Image.OPEN.items()
         if name not in _NOT_DECODED and not (isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile))
     }
+    readable.add("MPO")  # opened as the JPEG that it begins with
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in readable)
 
 

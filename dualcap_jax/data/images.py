@@ -262,7 +262,7 @@ def _hear(message: Warning | str, category: type[Warning], *where: Any, **more: 
         if not issubclass(category, Image.DecompressionBombWarning):  # `max_pixels` decides
             _listening.heard.append(str(message))
     elif issubclass(category, ImageWarning):
-        print(f"warning: {message}", file=sys.stderr)
+        sys.stderr.write(f"warning: {message}\n")  # at once: other threads write too
     else:
         _show(message, category, *where, **more)
 
