@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from PIL import Image, ImageFile
+from PIL import EpsImagePlugin, Image, ImageFile
 
 from dualcap_jax.data.names import irregular
 
@@ -26,6 +26,8 @@ def suffixes() -> frozenset[str]:
         if name not in _NOT_DECODED and not (isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile))
     }
     readable.add("MPO")  # opened as the JPEG that it begins with
+    if not EpsImagePlugin.has_ghostscript():
+        readable.discard("EPS")
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in readable)
 
 

@@ -3,7 +3,6 @@
 import signal
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Self
 
 import grain
 
@@ -27,7 +26,7 @@ class _Signals:
     def __init__(self) -> None:
         self.received: int | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "_Signals":
         self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 from dualcap_jax.training.checkpoints import Checkpoints
 from dualcap_jax.training.config import TrainingConfig
@@ -24,7 +23,7 @@ class Run:
         self.log = MetricsLog(workdir, self.start)
         self.progress = Progress(self.start, config.steps, config.batch_size, config.log_every)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Run":
         return self
 
     def __exit__(
