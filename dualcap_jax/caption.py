@@ -6,7 +6,7 @@ import re
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,15 +15,14 @@ import tyro
 
 from dualcap_jax import cli
 from dualcap_jax.captioner import Caption, Captioner
-from dualcap_jax.data.images import ImageError
+from dualcap_jax.data.folders import find_images, read_file
+from dualcap_jax.data.reading import ImagesConfig, part
 from dualcap_jax.data.transform import ImageTransform
 from dualcap_jax.decoding.config import DecodingConfig
 from dualcap_jax.evaluation.reports.values import GIVEN
 from dualcap_jax.explain.maps import overlay
 from dualcap_jax.explain.words import WordError, find_word
 from dualcap_jax.training.checkpoints import Which
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,8 @@ class Arguments:
     """Folder that these are written to as PICTURE.WORD.png."""
     checkpoint: Which = "best"
     """best (by validation loss) or latest."""
+    data: ImagesConfig = field(default_factory=ImagesConfig)
+    """Which pictures are read; the run's own settings unless changed."""
     decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")] = field(default_factory=DecodingConfig)
     """How captions are searched for; the run's own settings unless changed."""
 
@@ -61,13 +62,17 @@ class Pictures:
 
     def _paths(self) -> Iterator[Path]:
         for path in map(Path, self._names):
-            if path.is_dir():
-                found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-                if not found:
-                    self.fail(path, "no pictures in this folder")
-                yield from found
-            else:
+            if not os.path.isdir(path):
                 yield path
+                continue
+            found = find_images(path)
+            for folder, reason in found.unreadable:
+                self.fail(folder, f"{reason}: its images are left out")
+            if not found.images:
+                self.fail(path, f"no images in this folder{found.summary and f' ({found.summary})'}")
+            elif found.summary:
+                print(f"{path}: {found.summary}", file=sys.stderr)
+            yield from found.images
 
     def fail(self, path: Path, reason: object) -> None:
         """Tell what is wrong with a picture."""
@@ -77,12 +82,10 @@ class Pictures:
     def __iter__(self) -> Iterator[np.ndarray]:
         for path in self._paths():
             try:
-                content = path.read_bytes()
-                image = self._transform.decode(content)
-            except OSError as error:
-                self.fail(path, error.strerror or error)
-            except ImageError as error:
-                self.fail(path, error)
+                content = read_file(path)
+                image = self._transform.decode(content, str(path))
+            except (OSError, ValueError) as error:  # ValueError: no image, or a name that no file can have
+                self.fail(path, getattr(error, "strerror", None) or error)
             else:
                 self.read.append((path, content))
                 yield image
@@ -141,9 +144,11 @@ def main(args: Sequence[str]) -> int:
     description = "Caption pictures with a trained run."
     arguments = cli.parse(Arguments, args, "caption", description)
     captioner = Captioner.load(arguments.workdir, arguments.checkpoint)
-    default = replace(arguments, decoding=captioner.config.decoding)
+    config = captioner.config
+    default = replace(arguments, decoding=config.decoding, data=part(ImagesConfig, config.data))
     arguments = cli.parse(Arguments, args, "caption", description, default)
 
+    captioner.config = replace(config, data=replace(config.data, **asdict(arguments.data)))
     pictures = Pictures(arguments.pictures, captioner.config.data.transform)
     terminal = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     maps = Maps(captioner, arguments.map, arguments.map_dir)

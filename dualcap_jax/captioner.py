@@ -18,8 +18,9 @@ from safetensors.numpy import save_file
 
 from dualcap_jax import inference
 from dualcap_jax.config import ExperimentConfig, load_json, save_json
-from dualcap_jax.data.images import decode_image, upright_rgb
+from dualcap_jax.data.images import upright_rgb
 from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer
+from dualcap_jax.data.transform import ImageTransform
 from dualcap_jax.decoding import Decoded, DecodingConfig, Rules
 from dualcap_jax.errors import ConfigError
 from dualcap_jax.explain.maps import word_map
@@ -54,12 +55,14 @@ class Caption:
     """The next best, where more than one was asked for."""
 
 
-def _open(picture: Picture) -> Image.Image:
+def _open(picture: Picture, transform: ImageTransform) -> Image.Image:
     if isinstance(picture, np.ndarray):
         picture = Image.fromarray(picture)
     if isinstance(picture, Image.Image):
         return upright_rgb(picture)
-    return decode_image(picture if isinstance(picture, bytes) else Path(picture).read_bytes())
+    if isinstance(picture, bytes):
+        return transform.open(picture)
+    return transform.open(Path(picture).read_bytes(), str(picture))
 
 
 def _text(caption: Caption | str) -> str:
@@ -183,7 +186,8 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         Raises:
             ImageError: when it cannot be read.
         """
-        return self.config.data.transform(_open(picture))
+        transform = self.config.data.transform
+        return transform(_open(picture, transform))
 
     def explain(self, picture: Picture, caption: Caption | str) -> tuple[Word, ...]:
         """How much of each word of any caption, the network's own or another, this picture gives.

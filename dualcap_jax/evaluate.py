@@ -1,7 +1,7 @@
 """Score captions: python -m dualcap_jax.evaluate RUN [--split SPLIT] [--decoding.num-beams 5] [--metrics bleu coco]."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,7 +11,8 @@ from dualcap_jax import cli
 from dualcap_jax.captioner import Captioner
 from dualcap_jax.config import load_json
 from dualcap_jax.data.config import DataConfig
-from dualcap_jax.data.records import DataError
+from dualcap_jax.data.reading import ReadingConfig, part
+from dualcap_jax.data.records import DataError, Source
 from dualcap_jax.data.sources import fitting, open_source, refuse_shared_images
 from dualcap_jax.decoding.config import DecodingConfig
 from dualcap_jax.errors import ConfigError
@@ -43,6 +44,8 @@ class Arguments:
     """What is scored and shown; the run's own settings unless changed."""
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     """How captions are searched for; the run's own settings unless changed."""
+    data: ReadingConfig = field(default_factory=ReadingConfig)
+    """Which images are read, and what is done about what is broken; the run's own settings unless changed."""
 
 
 def refuse_trained_on(trained_on: DataConfig, data: DataConfig, split: str) -> None:
@@ -58,8 +61,14 @@ def refuse_trained_on(trained_on: DataConfig, data: DataConfig, split: str) -> N
     except DataError:  # what was trained on is no longer there
         return
     other = open_source(data, split)
-    if all(map(COCO_NAME.fullmatch, (*train.filenames, *other.filenames))):
-        refuse_shared_images(train, other, split)
+    if is_of_coco(train) and is_of_coco(other):
+        refuse_shared_images(train, other, split, compare=False)
+
+
+def is_of_coco(source: Source) -> bool:
+    """Whether the images have COCO's names and ids, which are those of its files."""
+    records = map(source.__getitem__, range(len(source)))
+    return all(COCO_NAME.fullmatch(each.filename) and int(each.filename[:12]) == each.image_id for each in records)
 
 
 def score_file(arguments: Arguments) -> None:
@@ -71,9 +80,9 @@ def score_file(arguments: Arguments) -> None:
     """
     if arguments.workdir:
         data = load_json(Path(arguments.workdir) / "config.json").data
-        data = replace(data, root=arguments.root) if arguments.root else data
+        data = replace(data, root=arguments.root or data.root, **asdict(arguments.data))
     elif arguments.root:
-        data = fitting(arguments.root)
+        data = fitting(arguments.root, arguments.data)
     else:
         raise ConfigError("--captions needs a run directory or --root DIR: which images are they captions of?")
     file, split = Path(arguments.captions), arguments.split
@@ -94,22 +103,27 @@ def main(args: Sequence[str]) -> int:
     description = "Score a run's captions, or a file's, on a split of the data, and write reports."
     arguments = cli.parse(Arguments, args, "evaluate", description)
     if arguments.captions:
+        if arguments.workdir:
+            run = load_json(Path(arguments.workdir) / "config.json")
+            default = replace(arguments, data=part(ReadingConfig, run.data))
+            arguments = cli.parse(Arguments, args, "evaluate", description, default)
         score_file(arguments)
         return 0
     if not arguments.workdir:
         raise ConfigError("give a run directory to score, or --captions FILE with --root DIR")
     captioner = Captioner.load(arguments.workdir, arguments.checkpoint)
     config = captioner.config
-    default = replace(arguments, decoding=config.decoding, evaluation=config.evaluation)
+    reading = part(ReadingConfig, config.data)
+    default = replace(arguments, decoding=config.decoding, evaluation=config.evaluation, data=reading)
     arguments = cli.parse(Arguments, args, "evaluate", description, default)
     try:
         searches = [replace(arguments.decoding, num_beams=beams) for beams in arguments.beams] or [arguments.decoding]
     except ValueError as error:
         raise ConfigError(f"--beams: {error}") from None
+    data = replace(config.data, root=arguments.root or config.data.root, **asdict(arguments.data))
     if arguments.root:
-        data = replace(config.data, root=arguments.root)
         refuse_trained_on(config.data, data, arguments.split)
-        captioner.config = replace(config, data=data)
+    captioner.config = replace(config, data=data)
     for decoding in searches:
         show(*evaluate(captioner, Path(arguments.workdir), arguments.split, decoding, arguments.evaluation))
     return 0

@@ -1,6 +1,8 @@
 """Writing a file whole or not at all, even where the process is killed or the disk is full."""
 
+import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,20 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def require_writable(path: str | os.PathLike) -> None:
+    """Find out, before any work, whether `replacing` can write a path; makes the folders above it.
+
+    Raises:
+        OSError: it can't.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

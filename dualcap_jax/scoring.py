@@ -15,13 +15,13 @@ from tqdm import tqdm
 
 from dualcap_jax.captioner import Captioner
 from dualcap_jax.data.config import DataConfig
-from dualcap_jax.data.images import decode_image
 from dualcap_jax.data.pipeline import eval_batches
 from dualcap_jax.data.prepared.reader import PARTS, PUBLISHED, find_prepared
 from dualcap_jax.data.records import DataError, Record, Source
 from dualcap_jax.data.scenes.grading import accuracies
 from dualcap_jax.data.sources import open_source
 from dualcap_jax.data.sources.scenes import ScenesSource
+from dualcap_jax.data.transform import ImageTransform
 from dualcap_jax.decoding.config import DecodingConfig
 from dualcap_jax.evaluation.config import EvaluationConfig
 from dualcap_jax.evaluation.metrics.score import check_metrics, score_captions
@@ -236,7 +236,8 @@ def report(
 
     def show(caption: ScoredCaption) -> ShownCaption:
         record = records[caption.image_id]
-        return ShownCaption(caption, _thumbnail(record), explain(record, caption.caption) if explain else ())
+        words = explain(record, caption.caption) if explain else ()
+        return ShownCaption(caption, _thumbnail(record, source.transform), words)
 
     write_html(
         path.with_suffix(".html"),
@@ -254,7 +255,7 @@ def explainer(captioner: Captioner, source: Source, encoded: Encoded) -> Explain
     def explain(record: Record, caption: str) -> tuple[ExplainedWord, ...]:
         features: Features | None = encoded.get(record.image_id)
         if features is None:  # it was captioned before an interruption
-            features = captioner.encode(source.transform.decode(record.read_image())[None])
+            features = captioner.encode(source.transform.decode(record.read_image(), record.filename)[None])
         try:
             words = captioner.explain_encoded(features, caption)
         except ValueError:  # encoded again it is too long for the network: a young one's broken characters can be
@@ -289,9 +290,9 @@ def _training_captions(data: DataConfig, needed: bool) -> list[tuple[str, ...]] 
     return [record.captions for record in map(source.__getitem__, range(len(source)))]
 
 
-def _thumbnail(record: Record) -> UInt8[np.ndarray, "height width 3"]:
+def _thumbnail(record: Record, transform: ImageTransform) -> UInt8[np.ndarray, "height width 3"]:
     """The image, for the page."""
-    image = decode_image(record.read_image())
+    image = transform.open(record.read_image(), record.filename)
     image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
     return np.asarray(image)
 

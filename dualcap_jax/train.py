@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -16,9 +17,10 @@ import tyro
 from dualcap_jax import cli
 from dualcap_jax.captioner import Captioner
 from dualcap_jax.config import ExperimentConfig, differences, load_experiment, load_json, save_json
-from dualcap_jax.data.pipeline import eval_batches, train_iterator
-from dualcap_jax.data.records import Source
+from dualcap_jax.data.pipeline import check_images, eval_batches, train_iterator
+from dualcap_jax.data.records import Faults, Source
 from dualcap_jax.data.sources import iterate_captions, open_source, refuse_shared_images
+from dualcap_jax.data.sources.entries import EntriesSource
 from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer, train_tokenizer
 from dualcap_jax.errors import ConfigError
 from dualcap_jax.evaluation.reports.figures import curves_figure
@@ -46,6 +48,9 @@ RESUMABLE = (
     "evaluation.",
     "data.root",
     "data.read_threads",
+    "data.on_error",
+    "data.truncated",
+    "data.max_pixels",
 )
 
 
@@ -169,15 +174,39 @@ def make_tokenizer(config: ExperimentConfig, source: Source) -> CaptionTokenizer
     return train_tokenizer(iterate_captions(source), config.data.vocab_size)
 
 
+def validated_images(config: ExperimentConfig) -> int:
+    """Images of each validation, in whole batches; 0: all."""
+    return math.ceil(config.training.validation_images / config.training.batch_size) * config.training.batch_size
+
+
 def make_evaluate(
     config: ExperimentConfig, objective: Objective, source: Source, tokenizer: CaptionTokenizer
 ) -> Callable[[Variables], dict[str, float]]:
     """Validation's losses as a function of the network's variables."""
     batch_size = config.training.batch_size
     batches = eval_batches(source, tokenizer, config.data, batch_size)
-    limit = math.ceil(config.training.validation_images / batch_size) or None
+    limit = validated_images(config) // batch_size or None
     step = make_eval_step(config.model, objective)
     return lambda variables: mean_losses(step(variables, batch) for batch in islice(batches, limit))
+
+
+def cut_captions(source: Source, tokenizer: CaptionTokenizer, max_length: int) -> str:
+    """A line that tells how many captions lose their end; empty where none does."""
+    longer, captions = tokenizer.count_longer(iterate_captions(source), max_length), int(source.caption_counts.sum())
+    if not longer:
+        return ""
+    return (
+        f"captions: {longer:,} of {captions:,} are longer than data.max_length={max_length} tokens and lose their end; "
+        "a larger --data.max-length keeps more\n"
+    )
+
+
+def skipped(sources: Sequence[Source]) -> str:
+    """A line that tells what the sources of one set had to skip; empty where it is nothing."""
+    faults = Faults("skip")
+    for source in sources:
+        faults.skipped |= source.faults.skipped
+    return f"{faults.summary()}\n" if faults.skipped else ""
 
 
 def main(args: Sequence[str]) -> int:
@@ -189,6 +218,8 @@ def main(args: Sequence[str]) -> int:
     train_source = open_source(config.data, "train")
     validation_source = open_source(config.data, "validation")
     refuse_shared_images(train_source, validation_source, "validation")
+    if isinstance(validation_source, EntriesSource):  # others are known to be whole
+        check_images(validation_source, validated_images(config) or len(validation_source), os.cpu_count() or 1)
     if resumed:
         tokenizer = load_tokenizer(workdir / "tokenizer")
     else:
@@ -199,9 +230,13 @@ def main(args: Sequence[str]) -> int:
         tokenizer.save(workdir / "tokenizer")
     save_json(config, workdir / "config.json")  # last: a directory that holds it is a run
 
+    told = "" if resumed else cut_captions(train_source, tokenizer, config.data.max_length)
     counts = parameter_counts(config.model)
     print(f"run directory: {workdir}{' (resuming)' if resumed else ''}")
     print(f"data: {len(train_source)} images to train on, {len(validation_source)} to validate on")
+    sources = train_source, validation_source
+    known = skipped(sources)
+    print(told, known, sep="", end="")
     listed = ", ".join(f"{part} {count:,}" for part, count in counts.items())
     print(f"model: {sum(counts.values()):,} parameters ({listed}); vocabulary {tokenizer.vocab_size}")
     print(f"device: {jax.devices()[0].device_kind}, {config.model.dtype}; compiling the first step", flush=True)
@@ -214,9 +249,8 @@ def main(args: Sequence[str]) -> int:
     objective = cross_entropy(training.loss, training.freeze)
     step = make_train_step(config.model, training, objective)
     train(state, step, make_evaluate(config, objective, validation_source, tokenizer), batches, run)
-    for source in (train_source, validation_source):
-        if source.faults.skipped:
-            print(source.faults.summary())
+    if (found := skipped(sources)) != known:
+        print(found, end="")
 
     curves_figure(read_json_lines(workdir / "metrics.jsonl"), workdir / "curves.png")
     split = "validation" if config.data.root else "test"

@@ -2,8 +2,8 @@
 
     python scripts/describe_data.py DIR [--split train] [--max-length 36] [--tokenizer gpt2] [--out description]
 
-Prints a table and writes it as OUT.md, with two histograms in OUT.png: widths and heights of the pictures; lengths of
-the captions in tokens, with the cut of `--data.max-length`. Every picture is decoded, so that broken ones are found.
+Prints a table and writes it as OUT.md, with two histograms in OUT.png: widths and heights of the images; lengths of
+the captions in tokens, with the cut of `--data.max-length`. Every image is decoded, so that broken ones are found.
 """
 
 import argparse
@@ -12,7 +12,8 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,12 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from dualcap_jax import cli
-from dualcap_jax.data.images import ImageError, decode_image
+from dualcap_jax.data.images import ImageError, decode_image, full_size
+from dualcap_jax.data.reading import ImagesConfig, ReadingConfig, add_arguments, part
 from dualcap_jax.data.records import Record, Source
 from dualcap_jax.data.sources import fitting, iterate_captions, open_source
 from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer, train_tokenizer
-from dualcap_jax.files import replacing, write_text
+from dualcap_jax.files import replacing, require_writable, write_text
 
 
 @dataclass
@@ -32,39 +34,39 @@ class Description:
     """What was found in a split."""
 
     sizes: list[tuple[int, int]] = field(default_factory=list)
-    """Width and height of each readable picture."""
+    """Width and height of each readable image."""
     lengths: list[int] = field(default_factory=list)
     """Tokens of each caption, framing tokens included, before any cut."""
     captions_per_image: list[int] = field(default_factory=list)
-    same_picture: int = 0
-    """Pictures whose bytes another has too."""
+    same_image: int = 0
+    """Images whose bytes another has too."""
     same_caption: int = 0
-    """Captions that another picture has word for word."""
+    """Captions that another image has word for word."""
     repeated_caption: int = 0
-    """Captions that their own picture has twice."""
+    """Captions that their own image has twice."""
 
 
-def look_at(record: Record) -> tuple[tuple[int, int], bytes] | str:
-    """Width and height of a record's picture and a digest of its bytes, or what is wrong with it."""
+def look_at(record: Record, reading: ImagesConfig) -> tuple[tuple[int, int], bytes] | str:
+    """Width and height of a record's image and a digest of its bytes, or what is wrong with it."""
     try:
         data = record.read_image()
-        size = decode_image(data).size
+        size = full_size(decode_image(data, reading, record.filename))
         return record.size or size, hashlib.sha256(data).digest()
     except ImageError as error:
         return f"image '{record.filename}': {error}"
     except OSError as error:
-        return f"image '{record.filename}': can't be read ({error.strerror})"
+        return f"image '{record.filename}': can't be read ({error.strerror or error})"
 
 
-def describe(source: Source, tokenizer: CaptionTokenizer, threads: int = 2) -> Description:
-    """Read a whole source; unreadable pictures are reported to its faults."""
+def describe(source: Source, tokenizer: CaptionTokenizer, reading: ReadingConfig, threads: int = 2) -> Description:
+    """Read a whole source; unreadable images are reported to its faults."""
     found = Description()
     digests: Counter[bytes] = Counter()
     captions: Counter[str] = Counter()
     with ThreadPoolExecutor(threads) as pool:
-        for start in tqdm(range(0, len(source), 256), "read", unit="x256 pictures", disable=None):
+        for start in tqdm(range(0, len(source), 256), "read", unit="x256 images", disable=None):
             records = [source[index] for index in range(start, min(start + 256, len(source)))]
-            for record, seen in zip(records, pool.map(look_at, records), strict=True):
+            for record, seen in zip(records, pool.map(partial(look_at, reading=reading), records), strict=True):
                 found.captions_per_image.append(len(record.captions))
                 found.lengths += [len(tokenizer.encode(caption, sys.maxsize)) for caption in record.captions]
                 own = set(record.captions)
@@ -75,7 +77,7 @@ def describe(source: Source, tokenizer: CaptionTokenizer, threads: int = 2) -> D
                 else:
                     found.sizes.append(seen[0])
                     digests[seen[1]] += 1
-    found.same_picture = sum(count for count in digests.values() if count > 1)
+    found.same_image = sum(count for count in digests.values() if count > 1)
     found.same_caption = sum(count for count in captions.values() if count > 1)
     return found
 
@@ -93,9 +95,9 @@ def table(found: Description, source: Source, max_length: int) -> list[tuple[str
         ("captions of an image", spread(found.captions_per_image)),
         ("tokens of a caption, both framing ones included", spread(found.lengths)),
         (f"captions cut at {max_length} tokens", f"{cut:,} ({cut / len(found.lengths):.2%})"),
-        ("pictures that are there twice or more, byte for byte", f"{found.same_picture:,}"),
-        ("captions that several pictures share", f"{found.same_caption:,}"),
-        ("captions that one picture has twice", f"{found.repeated_caption:,}"),
+        ("images that are there twice or more, byte for byte", f"{found.same_image:,}"),
+        ("captions that several images share", f"{found.same_caption:,}"),
+        ("captions that one image has twice", f"{found.repeated_caption:,}"),
     ]
     if found.sizes:
         widths, heights = zip(*found.sizes, strict=True)
@@ -114,7 +116,7 @@ def draw(found: Description, max_length: int, path: Path) -> None:
         for label, values in zip(("width", "height"), zip(*found.sizes, strict=True), strict=True):
             sides.hist(values, bins, alpha=0.6, label=label)
         sides.legend()
-    sides.set(xlabel="pixels", ylabel="images", title=f"{len(found.sizes):,} pictures")
+    sides.set(xlabel="pixels", ylabel="images", title=f"{len(found.sizes):,} images")
     lengths.hist(found.lengths, np.arange(min(found.lengths), max(found.lengths) + 2).tolist(), align="left")
     lengths.axvline(max_length + 0.5, color="tab:red", label=f"cut at {max_length}")
     lengths.set(
@@ -135,11 +137,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--vocab-size", type=int, default=1024, help="of the trained one (%(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="(%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("description"), help="files to write, without ending")
+    add_arguments(parser, ImagesConfig)
     args = parser.parse_args(arguments)
-    source = open_source(fitting(args.root, on_error="skip"), args.split)
+    table_path, figure_path = (args.out.with_name(f"{args.out.name}.{ending}") for ending in ("md", "png"))
+    for path in (table_path, figure_path):
+        require_writable(path)
+    reading = ReadingConfig(**asdict(part(ImagesConfig, args)), on_error="skip")  # all that is wrong is to be told
+    source = open_source(fitting(args.root, reading), args.split)
     trained = None if args.tokenizer else train_tokenizer(iterate_captions(source), args.vocab_size)
     tokenizer = trained or load_tokenizer(args.tokenizer)
-    found = describe(source, tokenizer, args.threads)
+    found = describe(source, tokenizer, reading, args.threads)
     rows = table(found, source, args.max_length)
     width = max(len(name) for name, _ in rows)
     print("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
@@ -148,9 +155,9 @@ def main(arguments: Sequence[str]) -> int:
     lines = [f"# {args.root}, {args.split}", "", "| | |", "| --- | ---: |"]
     lines += [f"| {name} | {value} |" for name, value in rows]
     text = "\n".join([*lines, "", *map("- {}".format, source.faults.skipped), ""])
-    write_text(args.out.with_suffix(".md"), text)
-    draw(found, args.max_length, args.out.with_suffix(".png"))
-    print(f"written: {args.out.with_suffix('.md')}, {args.out.with_suffix('.png')}")
+    write_text(table_path, text)
+    draw(found, args.max_length, figure_path)
+    print(f"written: {table_path}, {figure_path}")
     return 0
 
 

@@ -1,8 +1,8 @@
-"""Prepare COCO 2017, or a set of one's own, once: records that are read fast, with pictures cropped if wanted.
+"""Prepare COCO 2017, or a set of one's own, once: records that are read fast, with images cropped if wanted.
 
     python scripts/prepare_coco.py --manual-dir DOWNLOADS data/coco2017 --image-size 380
     python scripts/prepare_coco.py --manual-dir DOWNLOADS data/karpathy --division karpathy --image-size 380
-    python scripts/prepare_coco.py --folder MY_PICTURES data/mine
+    python scripts/prepare_coco.py --folder MY_IMAGES data/mine
 
 DOWNLOADS holds annotations_trainval2017.zip, train2017.zip and val2017.zip of cocodataset.org, zipped or unzipped; for
 Karpathy's division dataset_coco.json too, or the caption_datasets.zip that it comes in. A folder is whatever `train`
@@ -22,6 +22,7 @@ from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.prepared.coco_captions_2017 import CocoCaptions2017, CocoConfig
 from dualcap_jax.data.prepared.reader import PUBLISHED, read_metadata, stored_transform
 from dualcap_jax.data.prepared.writer import CaptionsBuilder, FolderCaptions, FolderConfig, Squares, prepare
+from dualcap_jax.data.reading import ReadingConfig, add_arguments, part
 from dualcap_jax.data.records import DataError
 from dualcap_jax.data.transform import ImageTransform
 
@@ -38,9 +39,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--interpolation", choices=["bilinear", "bicubic"], default="bilinear", help="(%(default)s)")
     parser.add_argument("--quality", type=int, default=95, help="of the JPEGs of squares, 1 to 100 (%(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="(%(default)s)")
-    parser.add_argument("--on-error", choices=["raise", "skip"], default="raise", help="broken entries (%(default)s)")
     parser.add_argument("--validation-fraction", type=float, default=DataConfig.validation_fraction)
     parser.add_argument("--split-seed", type=int, default=DataConfig.split_seed)
+    add_arguments(parser, ReadingConfig)
     args = parser.parse_args(arguments)
     logging.set_verbosity(logging.ERROR)  # tfds tells the name of every configuration
     if (args.manual_dir is None) == (args.folder is None):
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     if args.image_size is not None:
         transform = ImageTransform(args.image_size, args.resize or args.image_size, args.interpolation)
         squares = Squares(transform, args.quality)
-    common: dict[str, Any] = {"squares": squares, "on_error": args.on_error, "threads": args.threads}
+    common: dict[str, Any] = {"squares": squares, "reading": part(ReadingConfig, args), "threads": args.threads}
     builder = make_builder(args, common)
     directory = prepare(builder, source)
     report(builder, directory, None if args.folder else PUBLISHED[args.division])

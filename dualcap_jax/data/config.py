@@ -1,8 +1,8 @@
 """The configuration of the data: which set, how its images and captions are prepared, how they are read."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
+from dualcap_jax.data.reading import ImagesConfig, ReadingConfig, part
 from dualcap_jax.data.transform import ImageTransform, Interpolation
 from dualcap_jax.errors import require
 
@@ -36,7 +36,7 @@ class ScenesConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(ReadingConfig):
     """Which images and captions, and how they reach the model."""
 
     root: str = ""
@@ -62,9 +62,6 @@ class DataConfig:
     it is pretrained, or one trained on the captions."""
     vocab_size: int = 512
     """Tokens in the vocabulary that is trained on the captions; unused where a tokenizer is given."""
-    on_error: Literal["raise", "skip"] = "raise"
-    """What to do about a broken or missing image or caption. raise: stop and name it. skip: leave it out, count it
-    and report it."""
     validation_fraction: float = 0.1
     """Share of the images kept for validation where captions.jsonl or captions.csv names no splits."""
     split_seed: int = 0
@@ -78,6 +75,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Check each field."""
+        super().__post_init__()
         require(self.image_size >= 1, "data.image_size", self.image_size, "must be at least 1")
         kinds = (None, "bilinear", "bicubic")
         require(self.interpolation in kinds, "data.interpolation", self.interpolation, "must be bilinear or bicubic")
@@ -91,7 +89,6 @@ class DataConfig:
         require(captions >= 1, "data.captions_per_image", captions, "must be at least 1")
         message = "must be at least 257 (every byte and the framing token)"
         require(self.vocab_size >= 257, "data.vocab_size", self.vocab_size, message)
-        require(self.on_error in ("raise", "skip"), "data.on_error", self.on_error, "must be 'raise' or 'skip'")
         fraction = self.validation_fraction
         require(0 <= fraction < 1, "data.validation_fraction", fraction, "must be at least 0 and less than 1")
         for name in ("read_threads", "workers"):
@@ -101,4 +98,5 @@ class DataConfig:
     @property
     def transform(self) -> ImageTransform:
         """From an image as it was published to what the encoder reads."""
-        return ImageTransform(self.image_size, self.resize or self.image_size, self.interpolation or "bilinear")
+        resize, interpolation = self.resize or self.image_size, self.interpolation or "bilinear"
+        return ImageTransform(self.image_size, resize, interpolation, part(ImagesConfig, self))

@@ -10,6 +10,7 @@ False in `mask`.
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,8 +20,8 @@ from absl import flags
 from jaxtyping import Bool, Int, Int32
 
 from dualcap_jax.data.config import DataConfig
-from dualcap_jax.data.images import ImageError, decode_image
-from dualcap_jax.data.records import DataError, Source
+from dualcap_jax.data.images import ImageError
+from dualcap_jax.data.records import DataError, Record, Source
 from dualcap_jax.data.text import CaptionTokenizer
 
 Batch = dict[str, np.ndarray]
@@ -103,6 +104,38 @@ def eval_batches(
     return _batches(stream, source, config, batch_size)
 
 
+def check_images(source: Source, count: int, threads: int) -> None:
+    """Decode the first images of a source, so that broken ones are found before they are met; reports them as faults.
+
+    Args:
+        source: of the images.
+        count: how many, at most.
+        threads: that read and decode.
+
+    Raises:
+        DataError: for a broken one, where `on_error` is "raise".
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for start in range(0, min(count, len(source)), 256):  # so that little is left to wait for after a fault
+                records = [source[place] for place in range(start, min(start + 256, count, len(source)))]
+                for message in filter(None, pool.map(partial(_fault_of, source), records)):
+                    source.faults.report("unreadable image", message)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _fault_of(source: Source, record: Record) -> str:
+    """What keeps a record's image from being read, or nothing."""
+    try:
+        source.transform.open(record.read_image(), record.filename)
+    except ImageError as error:
+        return f"image '{record.filename}': {error}"
+    except OSError as error:
+        return f"image '{record.filename}': can't be read ({error.strerror or error})"
+    return ""
+
+
 Picker = Callable[[int, np.random.Generator], tuple[int, Sequence[int]]]  # -> record, captions of it
 
 
@@ -143,7 +176,7 @@ def _make_example(
     """One image with the chosen captions, in `width` places."""
     record = source[record_index]
     try:
-        image = decode_image(record.read_image())
+        image = source.transform.open(record.read_image(), record.filename)
         if augment is not None and config.crop_scale < 1:
             square = source.transform.random_crop(image, config.crop_scale, augment)
         else:
@@ -151,7 +184,7 @@ def _make_example(
     except ImageError as error:
         return UnreadableImage(record.image_id, f"image '{record.filename}': {error}")
     except OSError as error:
-        return UnreadableImage(record.image_id, f"image '{record.filename}': can't be read ({error.strerror})")
+        return UnreadableImage(record.image_id, f"image '{record.filename}': can't be read ({error.strerror or error})")
     ids = [tokenizer.encode(record.captions[i], config.max_length) for i in caption_indices]
     tokens, mask = pad_tokens(ids, width, config.max_length)
     return {"image": square, "tokens": tokens, "mask": mask, "image_id": np.array(record.image_id, np.int64)}

@@ -42,6 +42,7 @@ class Faults:
 
     def report(self, kind: str, message: str) -> None:
         """Raise `DataError(message)`, or note that something of this kind ("empty caption") was skipped."""
+        message = message.encode("utf-8", "backslashreplace").decode()  # a file's name need not be UTF-8
         if self._raise:
             raise DataError(f"{message}. Mend it, or pass over such faults with --data.on_error skip")
         self.skipped.setdefault(message, kind)

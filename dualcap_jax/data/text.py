@@ -7,6 +7,7 @@ each word, the first one too, carrying its leading space.
 import json
 import re
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,13 @@ class CaptionTokenizer:
         """
         ids = self._tokenizer.encode(" " + normalize_caption(caption)).ids
         return [self.start_id, *ids, self.end_id][:max_length]
+
+    def count_longer(self, captions: Iterable[str], max_length: int) -> int:
+        """How many captions `encode` would cut at `max_length`."""
+        longer, pending = 0, (" " + normalize_caption(caption) for caption in captions)
+        while chunk := list(islice(pending, 10_000)):
+            longer += sum(len(encoding) + 2 > max_length for encoding in self._tokenizer.encode_batch_fast(chunk))
+        return longer
 
     def decode(self, ids: Sequence[int] | Int[np.ndarray, " tokens"]) -> str:
         """The caption in token ids: up to the closing token; a `start_id` at the start is the opening one."""

@@ -1,6 +1,6 @@
 """The one way from an image of any shape to the square that the encoder reads."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -8,6 +8,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from dualcap_jax.data.images import decode_image
+from dualcap_jax.data.reading import ImagesConfig
 from dualcap_jax.errors import require
 
 Interpolation = Literal["bilinear", "bicubic"]
@@ -28,6 +29,8 @@ class ImageTransform:
     """Length of the shorter side before the crop, in pixels, at least `size`."""
     interpolation: Interpolation = "bilinear"
     """How it is resized."""
+    images: ImagesConfig = field(default_factory=ImagesConfig, compare=False)
+    """Which images `open` and `decode` read."""
 
     def __post_init__(self) -> None:
         """Check each field."""
@@ -48,13 +51,21 @@ class ImageTransform:
         right, bottom = min((left + size) * scale_x, width), min((top + size) * scale_y, height)
         return self._resized(image, (left * scale_x, top * scale_y, right, bottom))
 
-    def decode(self, data: bytes) -> UInt8[np.ndarray, "size size 3"]:
+    def open(self, data: bytes, name: str = "") -> Image.Image:
+        """Decode an encoded image, of this name, into an RGB image yet to be transformed.
+
+        Raises:
+            ImageError: as `decode_image`.
+        """
+        return decode_image(data, self.images, name)
+
+    def decode(self, data: bytes, name: str = "") -> UInt8[np.ndarray, "size size 3"]:
         """Decode an encoded image, and transform it.
 
         Raises:
             ImageError: as `decode_image`.
         """
-        return self(decode_image(data))
+        return self(self.open(data, name))
 
     def random_crop(
         self, image: Image.Image, scale: float, rng: np.random.Generator

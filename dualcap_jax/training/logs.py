@@ -35,6 +35,7 @@ class MetricsLog:
     def __init__(self, workdir: Path, step: int):
         path = workdir / "metrics.jsonl"
         kept = [row for row in read_json_lines(path) if row["step"] <= step]
+        self.validated = {row["step"] for row in kept if row["split"] == "validation"}
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = path.open("a", buffering=1)
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)

@@ -64,6 +64,7 @@ def train(
     Raises:
         Stopped: after SIGTERM or SIGINT, when all is saved.
         LossNotFinite: when a step's loss or gradients are not finite.
+        UserError: for what is wrong with the data, when all is saved.
     """
     config = run.config
     best = run.checkpoints.best_loss()
@@ -106,15 +107,42 @@ def train(
                 f"{scores['loss_all_positions']:.4f} over all positions{' (best)' if better else ''}"
             )
 
+    def next_batch(number: int) -> Batch:
+        """The batch of a step; where there is none, all before it is saved."""
+        before = batches.get_state()
+        try:
+            return next(batches)
+        except UserError:
+            batches.set_state(before)  # what was read of the batch comes again
+            save(number - 1)
+            raise
+
+    def save(number: int) -> None:
+        """Save because of a mistake in what comes next, for its user to mend."""
+        settle()
+        if number > run.start:
+            run.checkpoints.save(number, state, batches)
+            run.progress.say(f"saved step {number} of {config.steps}; the same command resumes it")
+
+    def is_due(number: int) -> bool:
+        """Whether a step is followed by a validation."""
+        return number % config.validate_every == 0 or number == config.steps
+
     with _Signals() as signals, run:
+        if run.start and is_due(run.start) and run.start not in run.log.validated:
+            validate(run.start)  # what it stopped at
         for number in range(run.start + 1, config.steps + 1):
-            state, metrics = step(state, next(batches))
+            state, metrics = step(state, next_batch(number))
             settle()
             pending = number, metrics
             is_last = number == config.steps
-            if number % config.validate_every == 0 or is_last:
+            if is_due(number):
                 settle()
-                validate(number)
+                try:
+                    validate(number)
+                except UserError:
+                    save(number)
+                    raise
             if number % config.checkpoint_every == 0 or is_last or signals.received:
                 settle()
                 run.checkpoints.save(number, state, batches)

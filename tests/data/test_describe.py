@@ -43,9 +43,9 @@ def test_everything_is_counted(tmp_path):
     assert told["captions of an image"] == "1 to 3, mean 1.8, median 2"
     assert told["width, pixels"] == "30 to 50, mean 43.3, median 50"
     assert told["captions cut at 36 tokens"] == "1 (14.29%)"
-    assert told["pictures that are there twice or more, byte for byte"] == "2"
-    assert told["captions that several pictures share"] == "2"
-    assert told["captions that one picture has twice"] == "1"
+    assert told["images that are there twice or more, byte for byte"] == "2"
+    assert told["captions that several images share"] == "2"
+    assert told["captions that one image has twice"] == "1"
     for fault, count in {
         "unreadable image": 1,
         "missing image": 1,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dualcap_jax.data.config import DataConfig, ScenesConfig
-from dualcap_jax.data.pipeline import count_examples, eval_batches, pad_tokens, train_iterator
+from dualcap_jax.data.pipeline import check_images, count_examples, eval_batches, pad_tokens, train_iterator
 from dualcap_jax.data.records import DataError
 from dualcap_jax.data.sources import iterate_captions, open_source
 from dualcap_jax.data.text import train_tokenizer
@@ -238,6 +238,66 @@ def test_an_unreadable_image_is_an_error_that_names_it(folder, config, tokenizer
     (tmp_path / "0.png").unlink()
     with pytest.raises(DataError, match=r"image '0.png': can't be read \(No such file or directory\)"):
         list(eval_batches(source, tokenizer, config, 1))
+
+
+@pytest.mark.parametrize(("threads", "workers"), [(0, 0), (2, 0), (1, 1)])
+def test_after_a_fault_that_is_mended_the_stream_goes_on_where_it_was(
+    folder, config, tokenizer, tmp_path, threads, workers
+):
+    break_images(folder, tmp_path, ["6.png"])
+    config = dataclasses.replace(config, root=str(tmp_path), read_threads=threads, workers=workers)
+    whole = []
+    expected = train_iterator(
+        open_source(dataclasses.replace(config, root=str(folder)), "train"), tokenizer,
+        dataclasses.replace(config, root=str(folder), workers=0), 2, seed=4,
+    )  # fmt: skip
+    iterator = train_iterator(open_source(config, "train"), tokenizer, config, 2, seed=4)
+    try:
+        while True:
+            before = iterator.get_state()
+            whole.append(next(iterator))
+    except DataError as error:
+        assert "image '6.png'" in str(error)  # noqa: PT017
+    iterator.set_state(before)
+    saved = json.loads(json.dumps(iterator.get_state()))
+    (tmp_path / "6.png").write_bytes((folder / "6.png").read_bytes())
+    resumed = train_iterator(open_source(config, "train"), tokenizer, config, 2, seed=4)
+    resumed.set_state(saved)
+    whole += islice(resumed, 12 - len(whole))
+    assert_same(whole, islice(expected, 12))
+    resumed.close()
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_broken_images_are_found_before_they_are_met(folder, config, tmp_path, on_error):
+    break_images(folder, tmp_path, ["3.png", "5.png"])
+    config = dataclasses.replace(config, root=str(tmp_path), on_error=on_error)
+    source = open_source(config, "train")
+    check_images(source, 3, threads=2)  # none of the first
+    assert source.faults.summary() == "nothing skipped"
+    if on_error == "skip":
+        check_images(source, 100, threads=2)
+        assert source.faults.counts == {"unreadable image": 2}
+    else:
+        with pytest.raises(DataError, match="image '3.png': broken image"):
+            check_images(source, 100, threads=2)
+
+
+@pytest.mark.parametrize("settings", [{"truncated": "accept"}, {"on_error": "skip"}])
+def test_what_the_message_about_a_truncated_image_offers_is_taken(folder, config, tokenizer, tmp_path, settings):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    image = Image.open(folder / "3.png")
+    image.save(tmp_path / "3.png", "JPEG")
+    (tmp_path / "3.png").write_bytes((tmp_path / "3.png").read_bytes()[:-100])
+    config = dataclasses.replace(config, root=str(tmp_path))
+    with pytest.raises(DataError) as refused:
+        list(eval_batches(open_source(config, "train"), tokenizer, config, 7))
+    for name, value in settings.items():
+        assert f"--data.{name} {value}" in str(refused.value)
+    config = dataclasses.replace(config, **settings)
+    (batch,) = eval_batches(open_source(config, "train"), tokenizer, config, 7)
+    assert (batch["image_id"] >= 0).sum() == (7 if "truncated" in settings else 6)
 
 
 def test_when_no_image_can_be_read_training_does_not_search_for_ever(folder, config, tokenizer, tmp_path):

@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,11 @@ def test_what_cannot_be_loaded_is_told_in_a_sentence(trained, tmp_path, monkeypa
     monkeypatch.setattr("huggingface_hub.hf_hub_download", no_network)
     with pytest.raises(DataError, match=r"'gpt2-tiny' is neither a local directory .* Name or service not known\)"):
         load_tokenizer("gpt2-tiny")
+
+
+def test_captions_that_would_be_cut_are_counted():
+    captions = ["a dog", "a dog and a cat on a mat", "word " * 400, "", "a  dog\n"]
+    trained = train_tokenizer(captions, 300)
+    lengths = [len(trained.encode(caption, sys.maxsize)) for caption in captions]
+    for max_length in range(2, max(lengths) + 2):
+        assert trained.count_longer(captions, max_length) == sum(length > max_length for length in lengths)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, replace
+from dataclasses import replace
 from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
@@ -154,8 +154,8 @@ def open_prepared(directory: Path, config: DataConfig, split: str, faults: Fault
         raise DataError(f"{directory} has no split '{split}'; it has {', '.join(metadata['splits'])}")
     transform = config.transform
     if stored := stored_transform(metadata):
-        names = "image_size", "resize", "interpolation"
-        for name, there, wanted in zip(names, astuple(stored), astuple(transform), strict=True):
+        for name, field in (("image_size", "size"), ("resize", "resize"), ("interpolation", "interpolation")):
+            there, wanted = getattr(stored, field), getattr(transform, field)
             if there != wanted:
                 raise DataError(
                     f"{directory}: its images were prepared with {name} {there}, but data.{name} is {wanted}; "

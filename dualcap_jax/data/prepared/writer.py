@@ -13,10 +13,10 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -26,8 +26,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from dualcap_jax.data.config import DataConfig
-from dualcap_jax.data.images import ImageError, decode_image
+from dualcap_jax.data.images import ImageError, decode_image, full_size
 from dualcap_jax.data.prepared.reader import index_row, read_examples, read_metadata
+from dualcap_jax.data.reading import ReadingConfig
 from dualcap_jax.data.records import DataError, Faults
 from dualcap_jax.data.sources import read_entries
 from dualcap_jax.data.sources.entries import SPLITS, Entry
@@ -70,8 +71,8 @@ class Squares:
     @property
     def metadata(self) -> dict[str, Any]:
         """What a set's metadata tells of them."""
-        transform = asdict(self.transform)
-        return {"image_size": transform.pop("size"), **transform, "quality": self.quality}
+        size, resize, interpolation = self.transform.size, self.transform.resize, self.transform.interpolation
+        return {"image_size": size, "resize": resize, "interpolation": interpolation, "quality": self.quality}
 
 
 @dataclass(eq=False)
@@ -80,8 +81,8 @@ class CaptionsConfig(tfds.core.BuilderConfig):
 
     squares: Squares | None = None
     """None: the files as they are."""
-    on_error: Literal["raise", "skip"] = "raise"
-    """As `DataConfig.on_error`."""
+    reading: ReadingConfig = field(default_factory=ReadingConfig)
+    """Which images are read, and what is done about what is broken."""
     threads: int = 2
     """That read, decode and encode images."""
 
@@ -129,7 +130,7 @@ class CaptionsBuilder(tfds.core.ShardBasedBuilder):
     def _shard_iterators_per_split(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, list[Callable[[], Iterator]]]:
-        self.faults = Faults(self.builder_config.on_error)
+        self.faults = Faults(self.builder_config.reading.on_error)
         source = Path(dl_manager.manual_dir)
         self.info.metadata["source"] = str(source.absolute())
         return {split: self._shards(split, entries) for split, entries in self.entries(source).items()}
@@ -153,7 +154,7 @@ class CaptionsBuilder(tfds.core.ShardBasedBuilder):
             data, (width, height) = stored
             example = {
                 "image": data,
-                "filename": entry.filename.encode(),
+                "filename": entry.filename.encode("utf-8", "backslashreplace"),
                 "image_id": entry.image_id,
                 "height": height,
                 "width": width,
@@ -171,26 +172,27 @@ class CaptionsBuilder(tfds.core.ShardBasedBuilder):
         """What to store of an image, and its width and height; or what is wrong with it."""
         try:
             data = entry.path.read_bytes()
-            image = decode_image(data)
+            image = decode_image(data, self.builder_config.reading, entry.filename)
         except ImageError as error:
             return f"image '{entry.filename}': {error}"
         except (OSError, BadZipFile) as error:
             return f"image '{entry.filename}': can't be read ({error})"
-        if entry.size is not None and entry.size not in (image.size, image.size[::-1]):  # turned by its EXIF or not
-            sides, listed = (f"{width} x {height}" for width, height in (image.size, entry.size))
+        size = full_size(image)
+        if entry.size is not None and entry.size not in (size, size[::-1]):  # turned by its EXIF or not
+            sides, listed = (f"{width} x {height}" for width, height in (size, entry.size))
             return f"image '{entry.filename}': is {sides} pixels, its annotation says {listed}"
         squares = self.builder_config.squares
         if squares is None:
-            return data, image.size
+            return data, size
         kept = self.staging and self.staging / f"{entry.image_id}-{zlib.crc32(data):08x}.jpg"
         if kept and kept.is_file():
-            return kept.read_bytes(), image.size
+            return kept.read_bytes(), size
         encoded = io.BytesIO()
         Image.fromarray(squares.transform(image)).save(encoded, "JPEG", quality=squares.quality)
         if kept:
             with replacing(kept) as aside:
                 aside.write_bytes(encoded.getvalue())
-        return encoded.getvalue(), image.size
+        return encoded.getvalue(), size
 
 
 @dataclass(eq=False)

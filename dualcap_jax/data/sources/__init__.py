@@ -3,13 +3,16 @@
 A layout is one module here and its name in `LAYOUTS`.
 """
 
+import hashlib
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.prepared.reader import find_prepared, open_prepared, read_metadata, stored_transform
+from dualcap_jax.data.reading import ReadingConfig
 from dualcap_jax.data.records import DataError, Faults, Source
 from dualcap_jax.data.sources import captions_csv, captions_jsonl, coco
 from dualcap_jax.data.sources.entries import EntriesSource, Entry
@@ -80,6 +83,13 @@ def read_entries(config: DataConfig, split: str, faults: Faults) -> tuple[list[E
         DataError: `config.root` is no such set; faults in it, as `faults` has it.
     """
     root = Path(config.root)
+    try:
+        return _read_entries(root, config, split, faults)
+    except OSError as error:
+        raise DataError(f"{error.filename or root}: can't be read ({error.strerror or error})") from None
+
+
+def _read_entries(root: Path, config: DataConfig, split: str, faults: Faults) -> tuple[list[Entry], list[str]]:
     if not root.is_dir():
         raise DataError(f"data.root='{root}' is not a directory")
     found = _layouts(root)
@@ -96,13 +106,17 @@ def _layouts(root: Path) -> list[Layout]:
     return [layout for layout in LAYOUTS if layout.is_in(root)]
 
 
-def fitting(root: str, on_error: Literal["raise", "skip"] = "raise") -> DataConfig:
+def fitting(root: str, reading: ReadingConfig | None = None) -> DataConfig:
     """A configuration that reads whatever lies in a directory, of prepared squares those that were stored.
+
+    Args:
+        root: the directory.
+        reading: which images are read, and what is done about what is broken; None: what is usual.
 
     Raises:
         DataError: there are several prepared sets.
     """
-    config = DataConfig(root=root, on_error=on_error)
+    config = DataConfig(root=root, **asdict(reading or ReadingConfig()))
     directory = find_prepared(Path(root)) if root else None
     stored = stored_transform(read_metadata(directory)) if directory else None
     if stored is None:
@@ -116,14 +130,34 @@ def iterate_captions(source: Source) -> Iterator[str]:
         yield from source[index].captions
 
 
-def refuse_shared_images(train: Source, other: Source, split: str) -> None:
-    """No image that was trained on may be scored: names of one set are compared.
+def refuse_shared_images(train: Source, other: Source, split: str, compare: bool = True) -> None:
+    """No image that was trained on may be scored: of one name, and of the same bytes where these are compared.
+
+    Args:
+        train: what was trained on.
+        other: what is to be scored.
+        split: its name.
+        compare: False where images of one name are one image, such as COCO's, whatever was done to them.
 
     Raises:
         DataError: one is in both.
     """
-    if shared := set(train.filenames) & set(other.filenames):
+    shared = set(train.filenames) & set(other.filenames)
+    if shared and compare:  # the same name in two folders need not be the same image
+        images, others = _images(train, shared), _images(other, shared)
+        shared = {name for name in shared if images[name] & others[name]}
+    if shared:
         raise DataError(
             f"{len(shared)} images of {split} are trained on too, such as '{min(shared)}': a score on them would "
             "mean nothing"
         )
+
+
+def _images(source: Source, names: set[str]) -> dict[str, set[bytes]]:
+    """Digests of the images of each of these names, as far as they can be read."""
+    found: dict[str, set[bytes]] = {name: set() for name in names}
+    for place, name in enumerate(source.filenames):
+        if name in names:
+            with suppress(OSError):
+                found[name].add(hashlib.sha256(source[place].read_image()).digest())
+    return found

@@ -5,6 +5,7 @@ from pathlib import Path
 from zipfile import Path as ZipPath
 
 from dualcap_jax.data.config import DataConfig
+from dualcap_jax.data.names import look_up
 from dualcap_jax.data.records import DataError, Faults
 from dualcap_jax.data.sources.entries import SPLIT_NAMES, Entry, add_caption, get, is_id, is_name, with_captions
 
@@ -49,9 +50,9 @@ def read_coco(annotations: Path | ZipPath, directory: Path | ZipPath, faults: Fa
             faults.report("malformed image", f"{where}: needs 'id', a whole number from 0, and 'file_name'")
         elif image_id in entries or image_id in rejected:
             faults.report("duplicate id", f"{where}: image id {image_id} was given before")
-        elif not (directory / filename).is_file():
+        elif trouble := look_up(directory, filename)[1]:
             rejected.add(image_id)
-            faults.report("missing image", f"{where}: image '{filename}' does not exist (looked under {directory})")
+            faults.report("missing image", f"{where}: image '{filename}' {trouble}")
         else:
             sides = get(image, "width"), get(image, "height")
             size = sides if all(isinstance(side, int) for side in sides) else None

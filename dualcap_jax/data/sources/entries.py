@@ -2,7 +2,8 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterable
+import posixpath
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from dualcap_jax.data.config import DataConfig
+from dualcap_jax.data.names import look_up
 from dualcap_jax.data.records import Faults, Record
 from dualcap_jax.data.text import normalize_caption
 from dualcap_jax.data.transform import ImageTransform
@@ -71,27 +73,36 @@ def split_of(
 ) -> tuple[list[Entry], list[str]]:
     """The images of one split of a captions file, none where there is no such split; and the names of all splits.
 
-    Lines with the same image add captions to it. An image's id is its place among the file's images, in order of first
-    mention. Where some line names a split, those that name none are for training; where no line does, the images are
-    divided by `config.validation_fraction` and `config.split_seed`: by names alone, never by what else is broken.
+    Lines with the same image, whatever they call it, add captions to it. An image's id is its place among the file's
+    images, in order of first mention. Where some line names a split, those that name none are for training; where no
+    line does, the images are divided by `config.validation_fraction` and `config.split_seed`: by names alone, never by
+    what else is broken.
     """
     entries: dict[str, Entry] = {}
     splits: dict[str, str | None] = {}
     rejected: set[str] = set()
+    known: dict[str, str] = {}  # a name in the file -> the image's
+    names: dict[Hashable, str] = {}
     numbers = itertools.count()
-    for where, image, captions, name in lines:
+    for where, written, captions, name in lines:
         if name not in (None, *SPLIT_NAMES):
             faults.report("malformed line", f"{where}: split '{name}' is none of train, validation, test")
             continue
         named = SPLIT_NAMES[name] if name else None
-        if image not in entries:
-            entries[image] = Entry(len(entries), image, path.parent / image)
-            splits[image] = named
-            if not entries[image].path.is_file():
-                rejected.add(image)
-                faults.report("missing image", f"{where}: image '{image}' does not exist (looked under {path.parent})")
-        elif (named or "train") != (splits[image] or "train"):
-            faults.report("contradictory split", f"{where}: image '{image}' was in another split before")
+        if written not in known:
+            image = posixpath.normpath(written)
+            identity, trouble = look_up(path.parent, image)
+            image = known[written] = names.setdefault(identity, image)
+            if image not in entries:
+                entries[image] = Entry(len(entries), image, path.parent / image)
+                splits[image] = named
+                if trouble:
+                    rejected.add(image)
+                    faults.report("missing image", f"{where}: image '{written}' {trouble}")
+        image = known[written]
+        if (named or "train") != (splits[image] or "train"):
+            alias = "" if image == written else f" (as '{image}')"
+            faults.report("contradictory split", f"{where}: image '{written}' was in another split before{alias}")
             continue
         if image not in rejected:
             for caption in captions:
@@ -111,7 +122,7 @@ def get(row: object, key: str) -> Any:
 
 def is_id(number: object) -> TypeGuard[int]:
     """Whether this is a whole number from 0 of 63 bits."""
-    return isinstance(number, int) and 0 <= number < 2**63
+    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**63
 
 
 def is_name(image: object) -> TypeGuard[str]:
@@ -143,7 +154,9 @@ def with_captions(entries: Iterable[Entry], name: str, faults: Faults) -> list[E
 
 def _divide(images: list[str], fraction: float, seed: int) -> dict[str, str | None]:
     """Part images by the rank of their hashes: the same images give the same parts in any order."""
-    ranked = sorted(images, key=lambda image: hashlib.sha256(f"{seed} {image}".encode()).digest())
+    ranked = sorted(
+        images, key=lambda image: hashlib.sha256(f"{seed} {image}".encode("utf-8", "surrogatepass")).digest()
+    )
     held_out = round(fraction * len(images))
     if fraction > 0 and len(images) > 1:
         held_out = min(max(held_out, 1), len(images) - 1)

@@ -21,6 +21,7 @@ from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.images import decode_image
 from dualcap_jax.data.prepared import writer
 from dualcap_jax.data.prepared.writer import Squares, prepare
+from dualcap_jax.data.reading import ReadingConfig
 from dualcap_jax.data.records import DataError
 from dualcap_jax.data.sources import open_source
 from dualcap_jax.data.transform import ImageTransform
@@ -129,7 +130,7 @@ def test_a_fault_stops_the_preparation_or_is_skipped_and_counted(coco, tmp_path,
         prepare(coco_builder(tmp_path / "out"), coco)
     with pytest.raises(DataError, match="no prepared set"):
         open_source(data_config(tmp_path / "out"), "train")
-    builder = coco_builder(tmp_path / "out", on_error="skip")
+    builder = coco_builder(tmp_path / "out", reading=ReadingConfig(on_error="skip"))
     prepare(builder, coco)
     assert message in builder.faults.summary()
     assert len(open_source(data_config(tmp_path / "out"), "train")) == left
@@ -140,13 +141,13 @@ def test_a_file_of_nothing_but_broken_images_is_passed_over_and_a_split_of_them_
     paths = sorted((coco / "train2017").iterdir())
     for path in paths[:4]:
         path.write_bytes(b"broken")
-    prepare(coco_builder(tmp_path / "out", on_error="skip"), coco)
+    prepare(coco_builder(tmp_path / "out", reading=ReadingConfig(on_error="skip")), coco)
     source = open_source(data_config(tmp_path / "out"), "train")
     assert [record[1] for record in records(source)] == [path.name for path in paths[4:]]
     for path in paths:
         path.write_bytes(b"broken")
     with pytest.raises(DataError, match=f"train: not one image can be used: skipped {TRAIN}"):
-        prepare(coco_builder(tmp_path / "other", on_error="skip"), coco)
+        prepare(coco_builder(tmp_path / "other", reading=ReadingConfig(on_error="skip")), coco)
 
 
 def test_a_turned_image_has_the_size_of_its_annotation_either_way(coco, tmp_path):

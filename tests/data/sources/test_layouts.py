@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -10,7 +12,7 @@ from PIL import Image
 
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.records import DataError
-from dualcap_jax.data.sources import iterate_captions, open_source
+from dualcap_jax.data.sources import iterate_captions, open_source, refuse_shared_images
 
 
 def jpeg(colour="red"):
@@ -224,7 +226,7 @@ JSONL_FAULTS = {
         "missing image",
         r"captions.jsonl:2: image 'a/b.jpg' does not exist \(looked under ",
     ),
-    "image a folder": ('{"image": "folder", "caption": "x"}', "missing image", "image 'folder' does not exist"),
+    "image a folder": ('{"image": "folder", "caption": "x"}', "missing image", "image 'folder' is a folder"),
     "nothing said": ('{"image": "a.jpg", "captions": []}', "image without captions", "'a.jpg' has no caption"),
     "split unknown": (
         '{"image": "a.jpg", "caption": "x", "split": "dev"}',
@@ -336,6 +338,186 @@ def test_a_fault_in_a_coco_file_is_an_error_or_skipped_and_counted(tmp_path, nam
 def test_nothing_usable_is_an_error_even_when_skipping(tmp_path):
     (tmp_path / "captions.jsonl").write_text('{"image": "a.jpg", "caption": "x"}\n{"image": "b.jpg", "caption": "y"}\n')
     with pytest.raises(DataError, match=r"no usable record for 'train': skipped 2: 2 x missing image .first: .*a.jpg'"):
+        open_skipping(tmp_path)
+
+
+# -- which files are meant
+
+
+@pytest.mark.parametrize("other", ["./a.jpg", "sub/../a.jpg", "ABSOLUTE", "linked.jpg", "link/a.jpg", "hard.jpg"])
+def test_two_names_of_one_file_are_one_image(tmp_path, other):
+    write_images(tmp_path, "a.jpg", "b.jpg", "sub/c.jpg")
+    (tmp_path / "linked.jpg").symlink_to("a.jpg")
+    (tmp_path / "link").symlink_to(".")
+    (tmp_path / "hard.jpg").hardlink_to(tmp_path / "a.jpg")
+    other = str(tmp_path / "a.jpg") if other == "ABSOLUTE" else other
+    rows = [("a.jpg", "one"), ("b.jpg", "two"), (other, "three")]
+    (tmp_path / "captions.jsonl").write_text(
+        "".join(json.dumps(dict(zip(("image", "caption"), r, strict=True))) + "\n" for r in rows)
+    )
+    assert captions_of(open_strictly(tmp_path)) == {"a.jpg": ("one", "three"), "b.jpg": ("two",)}
+
+    lines = [{"image": "a.jpg", "caption": "one", "split": "train"}, {"image": other, "caption": "x", "split": "val"}]
+    (tmp_path / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(DataError, match=r"was in another split before \(as 'a.jpg'\)"):
+        open_strictly(tmp_path)
+
+
+NFC = "caf\u00e9.jpg"
+
+
+@pytest.mark.parametrize(
+    ("there", "written", "how"),
+    [
+        ("pics/a.jpg", "pics\\a.jpg", 'with "/" between folders'),
+        ("Pics/A.JPG", "pics/a.jpg", "of other upper and lower case"),
+        (NFC, unicodedata.normalize("NFD", NFC), "of the same letters, composed otherwise"),
+        (unicodedata.normalize("NFD", NFC), NFC, "of the same letters, composed otherwise"),
+        ("a.jpeg", "a.jpg", "which looks alike"),
+        ("a.jpg", "a", "which looks alike"),
+        ("a.jpg", "C:\\photos\\a.jpg", "which looks alike"),
+        ("a.jpg", "images/a.jpg", "which looks alike"),
+    ],
+)
+def test_what_looks_like_a_missing_file_is_named_and_its_name_mends_it(tmp_path, there, written, how):
+    write_images(tmp_path, there)
+    line = json.dumps({"image": written, "caption": "x"})
+    (tmp_path / "captions.jsonl").write_text(line)
+    with pytest.raises(DataError) as refused:
+        open_strictly(tmp_path)
+    assert f"; there is '{there}', {how}" in str(refused.value)
+    (tmp_path / "captions.jsonl").write_text(json.dumps({"image": there, "caption": "x"}))
+    assert len(open_strictly(tmp_path)) == 1
+
+
+def test_a_missing_file_like_none_is_only_missing(tmp_path):
+    write_images(tmp_path, "b.jpg")
+    (tmp_path / "captions.jsonl").write_text('{"image": "a.jpg", "caption": "x"}')
+    with pytest.raises(DataError, match=r"does not exist \(looked under [^;]+\)\. Mend it"):
+        open_strictly(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("x" * 300 + ".jpg", "can't be read (File name too long)"),
+        ("pipe.jpg", "is a pipe, not a file"),
+        ("loop.jpg", "can't be read (Too many levels of symbolic links)"),
+        ("\ud800.jpg", "can't be read ("),
+        ("closed/a.jpg", "can't be read (Permission denied)"),
+    ],
+)
+@pytest.mark.parametrize("layout", ["captions.jsonl", "coco"])
+def test_a_name_that_no_file_can_have_or_that_is_no_file_is_a_fault_like_others(
+    tmp_path, name, reason, layout, monkeypatch
+):
+    images = tmp_path / "train2017" if layout == "coco" else tmp_path
+    write_images(images, "a.jpg", "closed/a.jpg")
+    os.mkfifo(images / "pipe.jpg")
+    (images / "loop.jpg").symlink_to("loop.jpg")
+    stat = type(tmp_path).stat
+
+    def refusing(path, **options):
+        if path.parent.name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return stat(path, **options)
+
+    monkeypatch.setattr(type(tmp_path), "stat", refusing)
+    if layout == "coco":
+        listed = [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": name}]
+        write_coco(tmp_path, listed, [coco_caption(1, 1, "x"), coco_caption(2, 2, "y")])
+    else:
+        lines = [json.dumps({"image": each, "caption": "x"}) for each in ("a.jpg", name)]
+        (tmp_path / layout).write_text("\n".join(lines))
+    with pytest.raises(DataError) as refused:
+        open_strictly(tmp_path)
+    assert reason in str(refused.value)
+    source = open_skipping(tmp_path)
+    assert source.faults.counts == {"missing image": 1}
+    assert list(source.filenames) == ["a.jpg"]
+    source.faults.summary().encode()  # it can be printed and written
+
+
+def test_a_captions_file_that_cannot_be_read_is_told(tmp_path, monkeypatch):
+    write_images(tmp_path, "a.jpg")
+    (tmp_path / "captions.jsonl").write_text('{"image": "a.jpg", "caption": "x"}')
+    monkeypatch.setattr(
+        type(tmp_path), "open", lambda path, *_, **__: (_ for _ in ()).throw(PermissionError(13, "No", str(path)))
+    )
+    with pytest.raises(DataError, match=r"captions.jsonl: can't be read \(No\)"):
+        open_skipping(tmp_path)
+
+
+def test_one_name_in_two_folders_is_one_image_only_if_the_bytes_are(tmp_path):
+    for name, offset in (("train2017", 0), ("val2017", 100)):
+        write_coco(tmp_path, [coco_image(1), coco_image(2)], [coco_caption(i, i, "x") for i in (1, 2)], name)
+        for number in (1, 2):
+            path = tmp_path / name / f"{number:012d}.jpg"
+            path.write_bytes(jpeg((number, offset, 0)))
+    sources = open_strictly(tmp_path), open_strictly(tmp_path, "validation")
+    refuse_shared_images(*sources, "validation")
+    path.write_bytes((tmp_path / "train2017" / path.name).read_bytes())
+    with pytest.raises(DataError, match="1 images of validation are trained on too, such as '000000000002.jpg'"):
+        refuse_shared_images(*sources, "validation")
+    with pytest.raises(DataError, match="2 images of validation"):
+        refuse_shared_images(*sources, "validation", compare=False)
+
+
+# -- tables as they are left by people and by Excel
+
+OPEN_QUOTE = """image,caption
+a.jpg,one
+b.jpg,"Stop says the sign.
+c.jpg,three
+d.jpg,four
+{}
+f.jpg,six
+"""
+
+
+@pytest.mark.parametrize("fifth", ["e.jpg,five", 'e.jpg,"Go says another.', 'e.jpg,"five, quoted"'])
+def test_an_open_quotation_mark_takes_no_other_rows(tmp_path, fifth):
+    write_images(tmp_path, *(f"{name}.jpg" for name in "abcdef"))
+    (tmp_path / "captions.csv").write_text(OPEN_QUOTE.format(fifth))
+    with pytest.raises(DataError, match=r"captions.csv:3: a quotation mark is not closed.*'c.jpg'") as refused:
+        open_strictly(tmp_path)
+    source = open_skipping(tmp_path)
+    broken = 1 + ("Go" in fifth)
+    assert source.faults.counts == {"malformed line": broken}
+    assert len(source) == 6 - broken
+    assert captions_of(source)["f.jpg"] == ("six",)
+    assert '"""Stop"" says the sign."' in str(refused.value)  # which is read as it should be:
+    (tmp_path / "captions.csv").write_text('image,caption\na.jpg,"""Stop"" says the sign."\n')
+    assert captions_of(open_strictly(tmp_path)) == {"a.jpg": ('"Stop" says the sign.',)}
+
+
+def test_a_caption_of_several_lines_is_one(tmp_path):
+    write_images(tmp_path, "a.jpg", "b.jpg")
+    (tmp_path / "captions.csv").write_text('image,caption\na.jpg,"A dog,\nrunning, on grass."\nb.jpg,two\n')
+    assert captions_of(open_strictly(tmp_path)) == {"a.jpg": ("A dog, running, on grass.",), "b.jpg": ("two",)}
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "image,caption\na.jpg,one\n,\n,\n",
+        "image,caption,,\na.jpg,one,,\n,,,\n",
+        "image,caption\na.jpg,one,,\n",
+        "image, caption \n\na.jpg,one\n  ,  \n",
+        "image,caption,split\na.jpg,one\n",
+        "image,caption,split\na.jpg,one, train\n",
+    ],
+)
+def test_empty_cells_are_passed_over(tmp_path, table):
+    write_images(tmp_path, "a.jpg")
+    (tmp_path / "captions.csv").write_text(table.replace("\n", "\r\n"))
+    assert captions_of(open_strictly(tmp_path)) == {"a.jpg": ("one",)}
+
+
+def test_a_column_that_is_there_twice_is_told(tmp_path):
+    write_images(tmp_path, "a.jpg")
+    (tmp_path / "captions.csv").write_text("image,caption,caption\na.jpg,one,two\n")
+    with pytest.raises(DataError, match="has the column 'caption' twice; write each caption in a row of its own"):
         open_skipping(tmp_path)
 
 
