@@ -60,7 +60,6 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
     with interrupts.listening():
         code = _exit_code(main)
         if interrupts.asked() is not None:
-            interrupts.tell()
             os._exit(code)  # XLA's threads may be compiling still, and Python would crash while it takes itself apart
     sys.exit(code)
 
@@ -87,6 +86,7 @@ def _exit_code(main: Callable[[Sequence[str]], int]) -> int:
     except Exception:
         if interrupts.asked() is None:  # else what an interrupt became on its way through a library
             raise
+    interrupts.tell()
     return 128 + (interrupts.asked() or signal.SIGINT)
 
 

@@ -4,6 +4,7 @@ A command that has nothing unsaved ends where it is. One that has (`hold`) is on
 (`asked`). Either ends at once, without saving, when asked a second time.
 """
 
+import multiprocessing
 import os
 import select
 import signal
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing import connection
 from types import FrameType
 
 GRACE = 2.0
@@ -78,9 +80,39 @@ def listening() -> Iterator[None]:
         _state.listening, _state.held = False, ""
 
 
+def follow_parent(number: int = 0, count: int = 0) -> None:
+    """In a worker process: end when the process that began it does, and not before, whatever a terminal sends to all.
+
+    Args:
+        number: of the worker.
+        count: of workers.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hangup := getattr(signal, "SIGHUP", None):
+        signal.signal(hangup, signal.SIG_IGN)
+    if parent := multiprocessing.parent_process():
+
+        def wait() -> None:
+            connection.wait([parent.sentinel])
+            os._exit(1)
+
+        threading.Thread(target=wait, daemon=True).start()
+
+
 def hold(promise: str) -> None:
     """From now on there is something to save: who asks is told the promise, and `asked` says that they did."""
     _state.held = promise
+
+
+def release() -> None:
+    """All is saved: an end that was asked for meanwhile comes now.
+
+    Raises:
+        KeyboardInterrupt: it was.
+    """
+    _state.held = ""
+    if _state.number is not None:
+        raise KeyboardInterrupt
 
 
 def asked() -> int | None:

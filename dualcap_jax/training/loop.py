@@ -48,6 +48,7 @@ def train(
     Raises:
         Stopped: after a signal, when all is saved.
         LossNotFinite: when a step's loss or gradients are not finite.
+        KeyboardInterrupt: after a signal that came while the last step was saved.
         UserError, OSError: from `batches` or `evaluate`, when all that was done before is saved.
     """
     config = run.config
@@ -95,32 +96,38 @@ def train(
         settle()
         run.checkpoints.save(done, state, place)
 
-    with interrupts.listening(), run:
-        try:
-            if run.lacks_validation:
-                validate(run.start)
-            for number in range(run.start + 1, config.steps + 1):
-                state, metrics = step(state, next(batches))
-                done, place = number, batches.get_state()
-                interrupts.hold(PROMISE)  # from now on there is something to lose, which compiling is not
-                pending.append((number, metrics))
-                settle(running=1)
-                is_last = number == config.steps
-                if number % config.validate_every == 0 or is_last:
-                    settle()
-                    validate(number)
-                if number % config.checkpoint_every == 0 or is_last or interrupts.asked():
+    with interrupts.listening():
+        with run:
+            try:
+                if run.lacks_validation:
+                    validate(run.start)
+                for number in range(run.start + 1, config.steps + 1):
+                    state, metrics = step(state, next(batches))
+                    done, place = number, batches.get_state()
+                    interrupts.hold(PROMISE)  # from now on there is something to lose, which compiling is not
+                    pending.append((number, metrics))
+                    settle(running=1)
+                    is_last = number == config.steps
+                    if number % config.validate_every == 0 or is_last:
+                        settle()
+                        validate(number)
+                    if number % config.checkpoint_every == 0 or is_last or interrupts.asked():
+                        save()
+                    if asked := interrupts.asked():
+                        goes_on = "evaluates it" if is_last else "resumes it"
+                        message = (
+                            f"{signal.Signals(asked).name}: saved step {number} of {config.steps}; the same command "
+                        )
+                        raise Stopped(message + goes_on, 128 + asked)
+            except (LossNotFinite, CheckpointError, Stopped):
+                raise
+            except Exception as error:
+                whole = (
+                    isinstance(error, UserError | OSError) or interrupts.asked()
+                )  # of the data: `state` is untouched
+                if whole and done > run.start:
                     save()
-                if asked := interrupts.asked():
-                    goes_on = "evaluates it" if is_last else "resumes it"
-                    message = f"{signal.Signals(asked).name}: saved step {number} of {config.steps}; the same command "
-                    raise Stopped(message + goes_on, 128 + asked)
-        except (LossNotFinite, CheckpointError):
-            raise
-        except Exception as error:
-            whole = isinstance(error, UserError | OSError) or interrupts.asked()  # of the data: `state` is untouched
-            if whole and done > run.start:
-                save()
-                run.progress.say(f"saved step {done} of {config.steps}")
-            raise
+                    run.progress.say(f"saved step {done} of {config.steps}")
+                raise
+        interrupts.release()
     return state

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 from filelock import FileLock, Timeout
 
@@ -103,7 +102,7 @@ class Run:
         """Whether it was stopped between a step and its validation."""
         self.progress = Progress(self.start, config.steps, config.batch_size, config.log_every)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Run":
         return self
 
     def __exit__(
