@@ -24,7 +24,7 @@ from dualcap_jax.data.sources import iterate_captions, open_source, refuse_share
 from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer, train_tokenizer
 from dualcap_jax.errors import ConfigError
 from dualcap_jax.evaluation.reports.figures import curves_figure
-from dualcap_jax.evaluation.reports.text import summary
+from dualcap_jax.evaluation.reports.text import summary, warnings
 from dualcap_jax.models.variables import Variables, parameter_counts
 from dualcap_jax.pretrained.files import locate
 from dualcap_jax.pretrained.load import language_as_published, preprocessing
@@ -274,6 +274,7 @@ def _train(
     split = "validation" if config.data.root else "test"
     scores, report = evaluate(Captioner.load(workdir), workdir, split, wait=True)
     print(summary(scores))
+    print("".join(f"warning: {warning}\n" for warning in warnings(scores)), end="")
     print(f"written: {workdir}/ (checkpoints, metrics.jsonl, curves.png, samples.png), {report}")
     print(f"caption an image: python -m dualcap_jax.caption {workdir} IMAGE")
     return 0
