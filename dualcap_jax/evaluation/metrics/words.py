@@ -78,6 +78,6 @@ def warnings(
         )
     split = splitter(tokenize)
     longest = max(len(split(text).split()) for text in hypotheses)
-    if bleu and longest < 4:
+    if bleu and longest < 4 and not told[0]:
         told.append(f"The longest caption has {longest} words: BLEU of higher orders means nothing.")
     return [each for each in told if each]
