@@ -31,6 +31,7 @@ from dualcap_jax.models.variables import Variables
 from dualcap_jax.pretrained.files import locate, read_tensors
 from dualcap_jax.pretrained.tables import PretrainedError, export, own_table, port
 from dualcap_jax.training.checkpoints import Which, restore_model
+from dualcap_jax.training.trained_on import load_own_tokenizer
 
 Picture = str | os.PathLike | bytes | Image.Image | np.ndarray
 """A path, an encoded picture (JPEG, PNG, WebP, ...), a PIL image or an array uint8 [height, width, 3]."""
@@ -101,7 +102,7 @@ class Captioner:
             raise ConfigError(f"{workdir}: not a run directory (no config.json in it)")
         config = load_json(workdir / "config.json")
         model, step = restore_model(workdir, variables.shapes(config.model), checkpoint)
-        return cls(config, model, load_tokenizer(workdir / "tokenizer"), step)
+        return cls(config, model, load_own_tokenizer(workdir, config.model.language.vocab_size), step)
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike, revision: str | None = None) -> "Captioner":

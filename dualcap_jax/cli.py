@@ -1,13 +1,16 @@
 """What the commands share: arguments from dataclasses, and mistakes told in one line."""
 
+import contextlib
 import ctypes
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import tyro
 
+from dualcap_jax import interrupts
 from dualcap_jax.errors import ConfigError, Stopped, UserError
 
 T = TypeVar("T")
@@ -48,21 +51,55 @@ def keep_freed_memory() -> None:
 
 
 def run(main: Callable[[Sequence[str]], int]) -> None:
-    """Run a command on the process's arguments and exit; a user's mistake is one line and code 2."""
+    """Run a command on the process's arguments and exit.
+
+    A user's mistake is one line and code 2; a signal that asked for an end is code 128 + its number.
+    """
     keep_freed_memory()
+    _open_closed_streams()
+    with interrupts.listening():
+        code = _exit_code(main)
+        if interrupts.asked() is not None:
+            os._exit(code)  # XLA's threads may be compiling still, and Python would crash while it takes itself apart
+    sys.exit(code)
+
+
+def _exit_code(main: Callable[[Sequence[str]], int]) -> int:
+    """Run a command, tell how it failed."""
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()
+        return code
     except Stopped as stop:
-        print(stop, file=sys.stderr)
-        code = stop.exit_code
+        _tell(str(stop))
+        return stop.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = 130
+        if interrupts.asked() is None:
+            _tell("interrupted")
     except BrokenPipeError:  # the reader, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
+        return 141
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = error.exit_code if isinstance(error, UserError) else 2
-    sys.exit(code)
+        if interrupts.asked() is None:
+            _tell(f"error: {error}")
+            return error.exit_code if isinstance(error, UserError) else 2
+    except Exception:
+        if interrupts.asked() is None:  # else what an interrupt became on its way through a library
+            raise
+    interrupts.tell()
+    return 128 + (interrupts.asked() or signal.SIGINT)
+
+
+def _tell(line: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal is gone
+        sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def _open_closed_streams() -> None:
+    """Let a stream that was closed when the process began (`>&-`) lead nowhere, not into the next file opened."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: the stream's own
+            setattr(sys, name, os.fdopen(nowhere, mode))

@@ -1,5 +1,6 @@
 """Score captions: python -m dualcap_jax.evaluate RUN [--split SPLIT] [--decoding.num-beams 5] [--metrics bleu coco]."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,9 +18,10 @@ from dualcap_jax.data.sources import fitting, open_source, refuse_shared_images
 from dualcap_jax.decoding.config import DecodingConfig
 from dualcap_jax.errors import ConfigError
 from dualcap_jax.evaluation.config import EvaluationConfig
+from dualcap_jax.evaluation.metrics.score import check_metrics
 from dualcap_jax.evaluation.reports.text import scores_table
 from dualcap_jax.evaluation.reports.values import Evaluation
-from dualcap_jax.scoring import COCO_NAME, describe, evaluate, read_captions, report, score
+from dualcap_jax.scoring import COCO_NAME, describe, evaluate, read_captions, report, root_name, score
 from dualcap_jax.training.checkpoints import Which
 
 
@@ -80,16 +82,26 @@ def score_file(arguments: Arguments) -> None:
     """
     if arguments.workdir:
         data = load_json(Path(arguments.workdir) / "config.json").data
+        usual = data.root
         data = replace(data, root=arguments.root or data.root, **asdict(arguments.data))
     elif arguments.root:
-        data = fitting(arguments.root, arguments.data)
+        usual, data = arguments.root, fitting(arguments.root, arguments.data)
     else:
         raise ConfigError("--captions needs a run directory or --root DIR: which images are they captions of?")
     file, split = Path(arguments.captions), arguments.split
     source = open_source(data, split)
-    theirs = Evaluation(f"{split}-{file.stem}", split, describe(source, data, split), read_captions(file, source))
+    check_metrics(arguments.evaluation)
+    name = file_report_name(file, split) + root_name(data.root, usual) + arguments.evaluation.name(EvaluationConfig())
+    theirs = Evaluation(name, split, describe(source, data, split), read_captions(file, source))
     scored = score(theirs, source, data, arguments.evaluation)
-    show(scored, report(file.parent / "evaluation", scored, source))
+    directory = file.parent if file.resolve().parent.name == "evaluation" else file.parent / "evaluation"
+    show(scored, report(directory, scored, source))
+
+
+def file_report_name(file: Path, split: str) -> str:
+    """Of the report on a file's captions: no other file's beside it, and none of a run's own evaluations."""
+    name = file.stem if file.suffix == ".json" else file.name
+    return f"{split}-captions-{name}" if re.match(r"(beam|sample)\d", name) else f"{split}-{name}"
 
 
 def show(evaluation: Evaluation, path: Path) -> None:
@@ -125,7 +137,15 @@ def main(args: Sequence[str]) -> int:
         refuse_trained_on(config.data, data, arguments.split)
     captioner.config = replace(config, data=data)
     for decoding in searches:
-        show(*evaluate(captioner, Path(arguments.workdir), arguments.split, decoding, arguments.evaluation))
+        scored = evaluate(
+            captioner,
+            Path(arguments.workdir),
+            arguments.split,
+            decoding,
+            arguments.evaluation,
+            checkpoint=arguments.checkpoint,
+        )
+        show(*scored)
     return 0
 
 

@@ -2,18 +2,24 @@
 
 import json
 import math
+import os
 import re
+import sys
+import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 from tqdm import tqdm
 
 from dualcap_jax.captioner import Captioner
+from dualcap_jax.config import load_json
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.pipeline import eval_batches
 from dualcap_jax.data.prepared.reader import PARTS, PUBLISHED, find_prepared
@@ -30,8 +36,10 @@ from dualcap_jax.evaluation.reports.files import read_reports, write_report
 from dualcap_jax.evaluation.reports.html import select, write_html
 from dualcap_jax.evaluation.reports.values import Evaluation, ExplainedWord, ScoredCaption, ShownCaption
 from dualcap_jax.files import write_text
+from dualcap_jax.training.checkpoints import Which
 from dualcap_jax.training.logs import read_json_lines
 from dualcap_jax.training.objectives.cross_entropy import mean_losses
+from dualcap_jax.training.run import owned
 
 COCO_NAME = re.compile(r"\d{12}\.jpg")
 """Of COCO 2017's images."""
@@ -56,6 +64,9 @@ def evaluate(
     split: str,
     decoding: DecodingConfig | None = None,
     evaluation: EvaluationConfig | None = None,
+    *,
+    checkpoint: Which = "best",
+    wait: bool = False,
 ) -> tuple[Evaluation, Path]:
     """Caption a split, score the captions, and write the reports into the run directory.
 
@@ -67,6 +78,8 @@ def evaluate(
         split: of the run's data.
         decoding: settings of the search; None: the run's.
         evaluation: what is scored; None: the run's.
+        checkpoint: that the captioner is of, for the reports' name.
+        wait: for another process that writes the same reports, instead of refusing.
 
     Returns:
         The captions with all that was measured of them, and the path of the JSON file written.
@@ -74,25 +87,38 @@ def evaluate(
     Raises:
         DataError: there is no such split, or a fault in it; or the training split is needed and not there.
         MetricError: a metric lacks what it runs on.
+        Owned: another process writes the same reports.
     """
     config = captioner.config
     decoding, settings = decoding or config.decoding, evaluation or config.evaluation
     source = open_source(config.data, split)
-    directory, name = workdir / "evaluation", f"{split}-{decoding.name(config.decoding)}"
+    usual = load_json(workdir / "config.json")
+    directory, name = workdir / "evaluation", f"{split}-{decoding.name(usual.decoding)}"
+    name += "-latest" if checkpoint == "latest" else ""
+    name += root_name(config.data.root, usual.data.root) + settings.name(usual.evaluation)
     progress = directory / f"{name}.progress.jsonl"
     check_metrics(settings)
     if settings.cider_corpus == "train":
         open_source(config.data, "train")  # that it is there is known before the work
-    captions, losses, encoded = caption_split(captioner, source, decoding, progress)
-    dataset = describe(source, config.data, split)
-    made = Evaluation(name, split, dataset, captions, captioner.step, asdict(decoding), losses)
-    scored = score(made, source, config.data, settings)
-    path = report(directory, scored, source, explainer(captioner, source, encoded))
-    draw_samples(source, scored.captions[: settings.samples], workdir / "samples.png")
-    progress.unlink()
+    with owned(directory / f".{name}.lock", f"{directory / name}.*", wait=wait):
+        captions, losses, encoded = caption_split(captioner, source, decoding, progress)
+        dataset = describe(source, config.data, split)
+        made = Evaluation(name, split, dataset, captions, captioner.step, asdict(decoding), losses)
+        scored = score(made, source, config.data, settings)
+        path = report(directory, scored, source, explainer(captioner, source, encoded))
+        draw_samples(source, scored.captions[: settings.samples], workdir / "samples.png")
+        progress.unlink()
     if source.faults.skipped:
         print(source.faults.summary())
     return scored, path
+
+
+def root_name(root: str, usual: str) -> str:
+    """What tells reports on data elsewhere than usual apart: the folder's name, and a checksum of its path."""
+    if Path(root).resolve() == Path(usual).resolve() and bool(root) == bool(usual):
+        return ""
+    path = Path(root).resolve()
+    return f"-root-{re.sub('[^A-Za-z0-9_.]+', '_', path.name)[:40]}-{zlib.crc32(os.fsencode(path)):08x}"
 
 
 def caption_split(
@@ -104,47 +130,65 @@ def caption_split(
         captioner: makes the captions.
         source: the images.
         decoding: settings of the search.
-        progress: file that each batch is added to as it is done; what it holds of the same captioner with the same
-            settings is not done again.
+        progress: file that each batch is added to as it is done. What it holds of the same captioner with the same
+            settings is not done again, up to the first batch whose images or references are no longer the same.
 
     Returns:
         The captions with the captioner's own scores; both losses, in nats, with `perplexity`; and of the images
         captioned now what the network made of them, so that none is encoded twice.
     """
     data = captioner.config.data
-    about = {"step": captioner.step, "decoding": asdict(decoding), "data": asdict(data)}
-    header = json.loads(json.dumps(about))
-    done = read_json_lines(progress)
-    done = done[1:] if done[:1] == [header] else []
-    captions = [ScoredCaption(**row) for batch in done for row in batch["captions"]]
-    start = _place_after(source, captions[-1].image_id, len(captions)) if captions else 0
+    weights = _checksum(jax.tree.leaves(captioner.model))
+    about = {"step": captioner.step, "weights": weights, "tokenizer": captioner.tokenizer.digest}
+    header = json.loads(json.dumps(about | {"decoding": asdict(decoding)}))
+    before = read_json_lines(progress)
+    before = before[1:] if before[:1] == [header] else []
 
-    write_text(progress, "".join(json.dumps(line) + "\n" for line in (header, *done)))
+    def keep(batches: list[dict[str, Any]]) -> None:
+        write_text(progress, "".join(json.dumps(line) + "\n" for line in (header, *batches)))
+
+    keep(before)
     search = captioner.searcher(decoding)
+    captions: list[ScoredCaption] = []
+    done: list[dict[str, Any]] = []
     encoded: Encoded = {}
-    with progress.open("a", buffering=1) as file, tqdm(total=len(source), unit="image", disable=None) as bar:
-        bar.update(start)
-        for batch in eval_batches(source, captioner.tokenizer, data, decoding.batch_size, start):
-            features = captioner.encode(batch["image"])
-            sums = captioner.losses(features, batch["tokens"], batch["mask"])
+    with tqdm(total=len(source), unit="image", disable=None) as bar:
+        for batch in eval_batches(source, captioner.tokenizer, data, decoding.batch_size):
             image_ids = batch["image_id"][batch["image_id"] >= 0].tolist()
-            made = search(features, len(captions))[: len(image_ids)]
-            rows = [
-                {"image_id": image_id, "caption": caption.text, "score": caption.score}
-                for image_id, caption in zip(image_ids, made, strict=True)
-            ]
-            captions += [ScoredCaption(**row) for row in rows]
-            done.append({"captions": rows, "losses": sums})
-            file.write(json.dumps(done[-1]) + "\n")
-            encoded |= zip(image_ids, np.asarray(features)[: len(image_ids), None], strict=True)
-            bar.update(len(rows))
+            content = _checksum(batch.values())
+            if len(done) < len(before) and before[len(done)]["content"] != content:
+                bar.write(
+                    f"{progress}: images or captions have changed since; they are captioned anew from image "
+                    f"{image_ids[0]} on",
+                    file=sys.stderr,
+                )
+                before = done[:]
+                keep(before)
+            if len(done) < len(before):
+                done.append(before[len(done)])
+            else:
+                features = captioner.encode(batch["image"])
+                sums = captioner.losses(features, batch["tokens"], batch["mask"])
+                made = search(features, len(captions))[: len(image_ids)]
+                rows = [
+                    {"image_id": image_id, "caption": caption.text, "score": caption.score}
+                    for image_id, caption in zip(image_ids, made, strict=True)
+                ]
+                done.append({"content": content, "captions": rows, "losses": sums})
+                with progress.open("a") as file:
+                    file.write(json.dumps(done[-1]) + "\n")
+                encoded |= zip(image_ids, np.asarray(features)[: len(image_ids), None], strict=True)
+            captions += [ScoredCaption(**row) for row in done[-1]["captions"]]
+            bar.update(len(image_ids))
     losses = mean_losses(batch["losses"] for batch in done)
     return tuple(captions), losses | {"perplexity": math.exp(losses["loss"])}, encoded
 
 
-def _place_after(source: Source, image_id: int, least: int) -> int:
-    """The place after an image's, which is `least` or, where images before it could not be read, more."""
-    return next(place for place in range(least, len(source) + 1) if source[place - 1].image_id == image_id)
+def _checksum(arrays: Iterable[Array | np.ndarray]) -> str:
+    checksum = 0
+    for array in arrays:
+        checksum = zlib.crc32(np.asarray(array).tobytes(), checksum)
+    return f"{checksum:08x}"
 
 
 def read_captions(path: Path, source: Source) -> tuple[ScoredCaption, ...]:
@@ -244,9 +288,15 @@ def report(
         evaluation,
         {title: list(map(show, group)) for title, group in chosen.items()},
         logged=read_json_lines(directory.parent / "metrics.jsonl") if evaluation.step is not None else (),
-        others=[e for e in read_reports(directory) if e.split == evaluation.split and e.name != evaluation.name],
+        others=[each for each in read_reports(directory) if _comparable(each, evaluation)],
     )
     return path
+
+
+def _comparable(other: Evaluation, evaluation: Evaluation) -> bool:
+    """Whether it is another evaluation of the same images."""
+    same = (other.split, other.dataset, len(other.captions))
+    return same == (evaluation.split, evaluation.dataset, len(evaluation.captions)) and other.name != evaluation.name
 
 
 def explainer(captioner: Captioner, source: Source, encoded: Encoded) -> Explain:

@@ -3,20 +3,22 @@
 import argparse
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax
 import tyro
 
-from dualcap_jax import cli
+from dualcap_jax import cli, interrupts
 from dualcap_jax.captioner import Captioner
 from dualcap_jax.config import ExperimentConfig, differences, load_experiment, load_json, save_json
+from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.pipeline import check_images, eval_batches, train_iterator
 from dualcap_jax.data.records import Faults, Source
 from dualcap_jax.data.sources import iterate_captions, open_source, refuse_shared_images
@@ -24,7 +26,7 @@ from dualcap_jax.data.sources.entries import EntriesSource
 from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer, train_tokenizer
 from dualcap_jax.errors import ConfigError
 from dualcap_jax.evaluation.reports.figures import curves_figure
-from dualcap_jax.evaluation.reports.text import summary
+from dualcap_jax.evaluation.reports.text import summary, warnings
 from dualcap_jax.models.variables import Variables, parameter_counts
 from dualcap_jax.pretrained.files import locate
 from dualcap_jax.pretrained.load import language_as_published, preprocessing
@@ -33,9 +35,10 @@ from dualcap_jax.training.logs import read_json_lines
 from dualcap_jax.training.loop import train
 from dualcap_jax.training.objectives import Objective
 from dualcap_jax.training.objectives.cross_entropy import cross_entropy, mean_losses
-from dualcap_jax.training.run import Run
+from dualcap_jax.training.run import LOCK, Owned, Run, new_directory, owned
 from dualcap_jax.training.state import first_state, refuse_other_network
 from dualcap_jax.training.step import make_eval_step, make_train_step
+from dualcap_jax.training.trained_on import Index, check_data, checksum, index_of, load_own_tokenizer, note
 
 # What may change when a run is resumed: nothing that the trained weights or the order of the data hang on.
 RESUMABLE = (
@@ -66,8 +69,12 @@ class Arguments:
     """Fields of the experiment, over its file's."""
 
 
-def parse(args: Sequence[str]) -> tuple[ExperimentConfig, Path, bool]:
-    """The experiment, its run directory, and whether that is resumed.
+Start = Literal["unnamed", "named", "resumed"]
+"""Of a run directory: to be made under a name of its own; to be made or filled; to be trained further."""
+
+
+def parse(args: Sequence[str]) -> tuple[ExperimentConfig, Path, Start]:
+    """The experiment, its run directory, and what it is.
 
     Raises:
         ConfigError: when the run directory holds something else, or a run that the arguments contradict.
@@ -100,9 +107,29 @@ def parse(args: Sequence[str]) -> tuple[ExperimentConfig, Path, bool]:
         if changed:
             listed = "; ".join(f"{name} is {old!r}, asked for {new!r}" for name, (old, new) in changed.items())
             raise ConfigError(f"{workdir}: cannot be resumed with another setting: {listed}")
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    elif arguments.workdir and workdir.exists() and (not workdir.is_dir() or any(map(_matters, workdir.iterdir()))):
         raise ConfigError(f"--workdir {workdir}: exists and is no run directory; give a new or an empty one")
-    return config, workdir, saved is not None
+    return config, workdir, "resumed" if saved is not None else "named" if arguments.workdir else "unnamed"
+
+
+def _matters(path: Path) -> bool:
+    """Whether a file in a directory is more than a lock that nobody holds any longer."""
+    return not path.name.startswith(LOCK)
+
+
+@contextmanager
+def claimed(workdir: Path, start: Start) -> Iterator[Path]:
+    """The run directory, while no other process may train in it.
+
+    Raises:
+        Owned: another process trains in it, or just began to.
+    """
+    if start == "unnamed":
+        workdir = new_directory(workdir)
+    with owned(workdir / LOCK, str(workdir)):
+        if start == "named" and any(map(_matters, workdir.iterdir())):
+            raise Owned(f"{workdir}: another process just trained there; the same command goes on with its run")
+        yield workdir
 
 
 def load_captioner(source: str) -> Captioner:
@@ -181,13 +208,22 @@ def validated_images(config: ExperimentConfig) -> int:
 
 def make_evaluate(
     config: ExperimentConfig, objective: Objective, source: Source, tokenizer: CaptionTokenizer
-) -> Callable[[Variables], dict[str, float]]:
-    """Validation's losses as a function of the network's variables."""
+) -> Callable[[Variables], dict[str, float] | None]:
+    """Validation's losses as a function of the network's variables; None where an end was asked for meanwhile."""
     batch_size = config.training.batch_size
     batches = eval_batches(source, tokenizer, config.data, batch_size)
     limit = validated_images(config) // batch_size or None
     step = make_eval_step(config.model, objective)
-    return lambda variables: mean_losses(step(variables, batch) for batch in islice(batches, limit))
+
+    def evaluate(variables: Variables) -> dict[str, float] | None:
+        sums = []
+        for batch in islice(batches, limit):
+            if interrupts.asked():
+                return None
+            sums.append(jax.device_get(step(variables, batch)))
+        return mean_losses(sums)
+
+    return evaluate
 
 
 def cut_captions(source: Source, tokenizer: CaptionTokenizer, max_length: int) -> str:
@@ -211,39 +247,56 @@ def skipped(sources: Sequence[Source]) -> str:
 
 def main(args: Sequence[str]) -> int:
     """Train, or go on training, then evaluate; returns the exit code."""
-    config, workdir, resumed = parse(args)
+    config, workdir, start = parse(args)
+    resumed = start == "resumed"
     other = cache(partial(load_captioner, config.init_from)) if config.init_from else None
     if not resumed:
         config = _as_resolved(config, other().config) if other else as_published(config)
-    train_source = open_source(config.data, "train")
-    validation_source = open_source(config.data, "validation")
-    refuse_shared_images(train_source, validation_source, "validation")
-    if isinstance(validation_source, EntriesSource):  # others are known to be whole
-        check_images(validation_source, validated_images(config) or len(validation_source), os.cpu_count() or 1)
+    sources = open_source(config.data, "train"), open_source(config.data, "validation")
+    refuse_shared_images(*sources, "validation")
+    if isinstance(sources[1], EntriesSource):  # others are known to be whole
+        check_images(sources[1], validated_images(config) or len(sources[1]), os.cpu_count() or 1)
     if resumed:
-        tokenizer = load_tokenizer(workdir / "tokenizer")
+        tokenizer = load_own_tokenizer(workdir, config.model.language.vocab_size)
     else:
-        tokenizer = other().tokenizer if other else make_tokenizer(config, train_source)
+        tokenizer = other().tokenizer if other else make_tokenizer(config, sources[0])
         config = _with_vocabulary(config, tokenizer.vocab_size)
         if other:
             refuse_other_network(other().model, config.model)
-        tokenizer.save(workdir / "tokenizer")
+    with claimed(workdir, start) as workdir:
+        if not resumed:
+            tokenizer.save(workdir / "tokenizer")
+        return _train(config, workdir, resumed, sources, tokenizer, (lambda: other().model) if other else None)
+
+
+def _train(
+    config: ExperimentConfig,
+    workdir: Path,
+    resumed: bool,
+    sources: tuple[Source, Source],
+    tokenizer: CaptionTokenizer,
+    model_of_other: Callable[[], Variables] | None,
+) -> int:
+    """Train in a directory that is ours."""
+    train_source, validation_source = sources
+    training, index = config.training, _index(config.data, train_source)
+    check_data(workdir, index, config.data.root)
+    validation = checksum([_index(config.data, validation_source), training.validation_images])
+    run = Run(workdir, training, validation)
+    note(workdir, tokenizer, index)
     save_json(config, workdir / "config.json")  # last: a directory that holds it is a run
 
     told = "" if resumed else cut_captions(train_source, tokenizer, config.data.max_length)
     counts = parameter_counts(config.model)
     print(f"run directory: {workdir}{' (resuming)' if resumed else ''}")
     print(f"data: {len(train_source)} images to train on, {len(validation_source)} to validate on")
-    sources = train_source, validation_source
     known = skipped(sources)
     print(told, known, sep="", end="")
     listed = ", ".join(f"{part} {count:,}" for part, count in counts.items())
     print(f"model: {sum(counts.values()):,} parameters ({listed}); vocabulary {tokenizer.vocab_size}")
     print(f"device: {jax.devices()[0].device_kind}, {config.model.dtype}; compiling the first step", flush=True)
 
-    training, run = config.training, Run(workdir, config.training)
     batches = train_iterator(train_source, tokenizer, config.data, training.batch_size, training.seed)
-    model_of_other = (lambda: other().model) if other else None
     state, notes = first_state(config.model, training, run.checkpoints, batches, model_of_other)
     print("".join(f"{note}\n" for note in notes), end="", flush=True)
     objective = cross_entropy(training.loss, training.freeze)
@@ -254,11 +307,17 @@ def main(args: Sequence[str]) -> int:
 
     curves_figure(read_json_lines(workdir / "metrics.jsonl"), workdir / "curves.png")
     split = "validation" if config.data.root else "test"
-    scores, report = evaluate(Captioner.load(workdir), workdir, split)
+    scores, report = evaluate(Captioner.load(workdir), workdir, split, wait=True)
     print(summary(scores))
+    print("".join(f"warning: {warning}\n" for warning in warnings(scores)), end="")
     print(f"written: {workdir}/ (checkpoints, metrics.jsonl, curves.png, samples.png), {report}")
     print(f"caption an image: python -m dualcap_jax.caption {workdir} IMAGE")
     return 0
+
+
+def _index(data: DataConfig, source: Source) -> Index:
+    """Of drawn scenes none: their configuration tells all."""
+    return index_of(source) if data.root else {}
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ be.
 import argparse
 import json
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,16 +28,20 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from dualcap_jax import cli
-from dualcap_jax.config import ExperimentConfig, load_experiment
+from dualcap_jax import cli, interrupts
+from dualcap_jax.config import ExperimentConfig, differences, load_experiment, load_json
 from dualcap_jax.errors import ConfigError
 from dualcap_jax.evaluation.reports.files import read_reports
 from dualcap_jax.evaluation.reports.text import LABELS
 from dualcap_jax.files import write_text
+from dualcap_jax.train import parse
 
 BASE = "base"
 COLUMNS = ("loss", "bleu_4", "coco_cider_d")
 """Scores in the table; of scenes also the share of captions that are right in everything."""
+
+SCORED = ("training.", "decoding.", "evaluation.")
+"""Fields, of those that a run may be resumed with, that its scores hang on."""
 
 Setting = dict[str, str]
 """Values, as on the command line, of fields by their whole names."""
@@ -89,19 +94,43 @@ def train(workdir: Path, base: str, setting: Mapping[str, str], seed: int) -> di
     """The scores of one run, trained and evaluated unless it was before.
 
     Raises:
+        ConfigError: it was trained with other settings than are asked for.
         SystemExit: the run failed.
     """
+    options = ["--config", base] if base else []
+    for name, value in {**setting, "training.seed": str(seed)}.items():
+        options += [f"--{name.replace('_', '-')}", *value.split()]
+    options = ["--workdir", str(workdir), *options]
     if not (reports := read_reports(workdir / "evaluation")):
-        options = ["--config", base] if base else []
-        for name, value in {**setting, "training.seed": str(seed)}.items():
-            options += [f"--{name.replace('_', '-')}", *value.split()]
-        command = [sys.executable, "-m", "dualcap_jax.train", "--workdir", str(workdir), *options]
+        command = [sys.executable, "-m", "dualcap_jax.train", *options]
         print(f"+ {shlex.join(command)}", flush=True)
-        if code := subprocess.run(command).returncode:
+        if code := run(command):
             raise SystemExit(code)
         reports = read_reports(workdir / "evaluation")
+    else:
+        changed = differences(load_json(workdir / "config.json"), parse(options)[0])
+        for name, (old, new) in changed.items():
+            if name.startswith(SCORED):
+                raise ConfigError(f"{workdir}: was done with {name} {old}, asked for {new}; give another --workdir")
     measures = reports[0].measures
     return {**{key: measures[key] for key in COLUMNS}, "right": reports[0].scenes.get("all")}
+
+
+def run(command: Sequence[str]) -> int:
+    """Run a command, and let it save its work when this one is asked to end; returns its exit code."""
+    with subprocess.Popen(command) as process:
+        interrupts.hold("the run in progress saves its work")
+        while True:
+            try:
+                code = process.wait(timeout=0.5)
+                break
+            except subprocess.TimeoutExpired:
+                if interrupts.asked() == signal.SIGTERM:  # which a terminal does not send to all
+                    process.terminate()
+                    code = process.wait()
+                    break
+        interrupts.release()
+    return code
 
 
 def estimate(values: Sequence[float], decimals: int, sign: str = "") -> str:

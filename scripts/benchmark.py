@@ -12,12 +12,12 @@ import argparse
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from dualcap_jax.cli import keep_freed_memory
+from dualcap_jax import cli
 
 
 def our_jobs(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
@@ -84,7 +84,7 @@ def peer_jobs(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
 
 def serve(connection: Connection, side: str, args: argparse.Namespace) -> None:
     """Do each job that is asked for twice; answer with both times in seconds and the peak memory so far in GiB."""
-    keep_freed_memory()  # as our commands do; the peer gains by it too
+    cli.keep_freed_memory()  # as our commands do; the peer gains by it too
     jobs = our_jobs(args) if side == "ours" else peer_jobs(args)
     while (name := connection.recv()) is not None:
         seconds = []
@@ -95,7 +95,7 @@ def serve(connection: Connection, side: str, args: argparse.Namespace) -> None:
         connection.send((*seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> int:
     """Alternate the two sides, job by job."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--encoder", default="b4", help="b0 to b7")
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--remat", action="store_true", help="rematerialise blocks in training, on both sides")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="our computation's")
     parser.add_argument("--threads", type=int, default=0, help="the peer's; 0: its own choice")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
 
     context, sides = get_context("spawn"), {}
     for side in ("ours", "peer"):
@@ -138,7 +138,8 @@ def main() -> None:
         connection.send(None)
     for job, ratio in ratios.items():
         print(f"{job} {ratio:.2f}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -16,7 +16,7 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from dualcap_jax.cli import keep_freed_memory
+from dualcap_jax import cli
 from dualcap_jax.data.config import DataConfig, ScenesConfig
 from dualcap_jax.data.images import decode_image
 from dualcap_jax.data.pipeline import pad_tokens, train_iterator
@@ -134,16 +134,16 @@ def memory(root: Path, tokenizer: CaptionTokenizer, images: int) -> None:
             print(f"{count:,} images: {pages * resource.getpagesize() / 2**20:,.0f} MiB", flush=True)
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> int:
     """Alternate the two sides."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=640, help="that each turn times, and that the set holds")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--memory", type=int, default=0, help="only read so many images and print the memory")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     logging.set_verbosity(logging.ERROR)
-    keep_freed_memory()  # as our commands do
+    cli.keep_freed_memory()  # as our commands do
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory) / "jpeg"
         roots = {"jpeg": folder}
@@ -161,7 +161,7 @@ def main() -> None:
             print(f"{name}: {size / args.images / 1000:.0f} kB an image")
         if args.memory:
             memory(roots["squares"], tokenizer, args.memory)
-            return
+            return 0
         print("one thread, from the files:")
         shares(folder, tokenizer)
         ratios = {}
@@ -184,7 +184,8 @@ def main() -> None:
                 ratios[f"{side} {threads} thread{'s' * (threads > 1)}"] = statistics.median(pairs)
     for name, ratio in ratios.items():
         print(f"{name} {ratio:.2f}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from sacrebleu.metrics import BLEU
@@ -21,8 +21,8 @@ from scipy.stats import permutation_test
 
 from dualcap_jax import cli
 from dualcap_jax.errors import UserError
-from dualcap_jax.evaluation.config import EvaluationConfig
-from dualcap_jax.evaluation.metrics.score import score_captions
+from dualcap_jax.evaluation.config import EvaluationConfig, Tokenize
+from dualcap_jax.evaluation.metrics.score import check_metrics, score_captions
 from dualcap_jax.evaluation.reports.files import read_report, read_reports
 from dualcap_jax.evaluation.reports.values import ScoredCaption
 
@@ -49,7 +49,7 @@ def read(run: str, name: str) -> dict[int, ScoredCaption]:
     return {each.image_id: each for each in read_report(path).captions}
 
 
-def compare(evaluations: Sequence[dict[int, ScoredCaption]]) -> list[dict[str, Any]]:
+def compare(evaluations: Sequence[dict[int, ScoredCaption]], tokenize: Tokenize = "13a") -> list[dict[str, Any]]:
     """Scores of each evaluation, and for all but the first `bleu_4_p` and `coco_cider_d_p`.
 
     Raises:
@@ -63,12 +63,14 @@ def compare(evaluations: Sequence[dict[int, ScoredCaption]]) -> list[dict[str, A
             raise NotComparable(f"run {number} has other references than run 1 for image {differing[0]}")
     references = [each.references for each in first.values()]
     captions = [[each[key].caption for key in first] for each in evaluations]
-    scored = [score_captions(each, references, EvaluationConfig(("bleu", "coco"))) for each in captions]
+    settings = EvaluationConfig(("bleu", "coco"), tokenize=tokenize)
+    check_metrics(settings)
+    scored = [score_captions(each, references, settings) for each in captions]
     results = [scores for scores, _ in scored]
     if others:
         named: Any = [(str(number), each) for number, each in enumerate(captions)]
         streams: Any = list(zip_longest(*references))
-        tested: Any = PairedTest(named, {"BLEU": BLEU()}, streams, "ar", TRIALS)()[1]
+        tested: Any = PairedTest(named, {"BLEU": BLEU(tokenize=tokenize)}, streams, "ar", TRIALS)()[1]
         for result, (_, cider_d), bleu in zip(results[1:], scored[1:], tested["BLEU"][1:], strict=True):
             # Of no difference sacrebleu says that chance never gives more: true, and no answer.
             result["bleu_4_p"] = bleu.p_value if result["bleu_4"] != results[0]["bleu_4"] else 1.0
@@ -97,7 +99,8 @@ def table(names: Sequence[str], results: Sequence[dict[str, Any]]) -> str:
     lines = ["| run | BLEU-4 | CIDEr-D |", "| --- | ---: | ---: |"]
     for name, result in zip(names, results, strict=True):
         lines.append(f"| {name} | {cell(result, 'bleu_4')} | {cell(result, 'coco_cider_d')} |")
-    return "\n".join(lines)
+    told = dict.fromkeys(warning for result in results for warning in result.get("warnings", ()))
+    return "\n".join([*lines, *(f"\nWarning: {warning}" for warning in told)])
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -107,8 +110,11 @@ def main(arguments: Sequence[str]) -> int:
         "runs", nargs="+", help="run directories, or JSON files of evaluations; the first is compared with"
     )
     parser.add_argument("--evaluation", default="validation-beam5", help="which of a run directory's")
+    parser.add_argument(
+        "--tokenize", "--evaluation.tokenize", choices=get_args(Tokenize), default="13a", help="as of evaluate"
+    )
     args = parser.parse_args(arguments)
-    print(table(args.runs, compare([read(run, args.evaluation) for run in args.runs])))
+    print(table(args.runs, compare([read(run, args.evaluation) for run in args.runs], args.tokenize)))
     return 0
 
 

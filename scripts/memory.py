@@ -8,10 +8,13 @@ four settings in a process of its own, and XLA's own figure for the temporaries 
 
 import argparse
 import resource
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+
+from dualcap_jax import cli
 
 
 def measure(args: argparse.Namespace, encoder_remat: bool, language_remat: bool) -> tuple[int, float, float, float]:
@@ -58,13 +61,13 @@ def measure(args: argparse.Namespace, encoder_remat: bool, language_remat: bool)
     return len(kept), residuals / 2**30, temporaries / 2**30, peak
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> int:
     """Print a table of the four settings."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--encoder", default="b4", help="b0 to b7")
     parser.add_argument("--image-size", type=int, default=380)
     parser.add_argument("--batch-size", type=int, default=8)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     context = get_context("spawn")
     print("remat of             arrays kept  residuals GiB  XLA temporaries GiB  peak of process GiB")
     for name, encoder, language in (
@@ -76,7 +79,8 @@ def main() -> None:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             count, residuals, temporaries, peak = pool.submit(measure, args, encoder, language).result()
         print(f"{name:20} {count:11,} {residuals:14.2f} {temporaries:20.2f} {peak:20.2f}", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

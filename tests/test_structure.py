@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "dualcap_jax"
 
 LEVELS = [
-    {"errors", "files"},
+    {"errors", "files", "interrupts"},
     {"ops", "cli"},
     {"models", "data", "decoding", "evaluation"},  # which know nothing of each other
     {"pretrained"},

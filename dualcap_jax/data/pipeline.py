@@ -23,6 +23,7 @@ from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.images import ImageError
 from dualcap_jax.data.records import DataError, Record, Source
 from dualcap_jax.data.text import CaptionTokenizer
+from dualcap_jax.interrupts import follow_parent
 
 Batch = dict[str, np.ndarray]
 Example = Batch  # without the batch axis
@@ -224,7 +225,7 @@ def _batches(
             flags.FLAGS.mark_as_parsed()  # grain's workers are told the flags of absl, which we have none of
         # Before the batching, so that examples come in the same order as without workers.
         options = grain.MultiprocessingOptions(num_workers=config.workers, per_worker_buffer_size=2 * batch_size)
-        stream = stream.mp_prefetch(options)
+        stream = stream.mp_prefetch(options, worker_init_fn=follow_parent)
     return stream.filter(_FaultCounter(source)).batch(batch_size, batch_fn=_Stack(batch_size))
 
 

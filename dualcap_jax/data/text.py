@@ -4,6 +4,7 @@ A caption is framed as the original does it, `<|endoftext|> A dog.<|endoftext|>`
 each word, the first one too, carrying its leading space.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -78,6 +79,13 @@ class CaptionTokenizer:
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The text of each token but for closing ones; what is part of a character is "\ufffd"."""
         return [self._tokenizer.decode([int(token)]) for token in ids if token != self.end_id]
+
+    @property
+    def digest(self) -> str:
+        """Of vocabulary and merges: tells one tokenizer from another."""
+        model = json.loads(self._tokenizer.to_str())["model"]
+        content = json.dumps([model["vocab"], model["merges"]], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def save(self, directory: str | Path) -> None:
         """Write vocab.json, merges.txt and the little that transformers wants beside them."""

@@ -1,10 +1,14 @@
 """Settings of the search."""
 
 import re
+import zlib
 from dataclasses import dataclass, fields
 from typing import Literal
 
 from dualcap_jax.errors import require
+
+LONGEST_NAME = 100
+"""Characters of a report's name, beyond which it is cut: files' names may have 255 bytes."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,18 @@ class DecodingConfig:
     def name(self, usual: "DecodingConfig") -> str:
         """Tells reports apart: "beam5", "sample0", and each setting that is not the `usual` one."""
         known = {"num_beams", "do_sample", "seed", "batch_size", "num_return_sequences"}
-        changed = [
-            f"-{field.name.replace('_', '-')}-{getattr(self, field.name)}"
+        changed = {
+            field.name: getattr(self, field.name)
             for field in fields(self)
             if field.name not in known and getattr(self, field.name) != getattr(usual, field.name)
-        ]
+        }
         method = f"sample{self.seed}" if self.do_sample else f"beam{self.num_beams}"
-        return re.sub(r"[^\w.-]+", "_", "".join([method, *changed]))
+        settings = "".join(f"-{name.replace('_', '-')}-{value}" for name, value in changed.items())
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", method + settings)
+        texts = [*changed.get("bad_words", ()), changed.get("prompt", "")]
+        if len(name) > LONGEST_NAME or not all(re.fullmatch("[a-z0-9.]*", text) for text in texts):
+            name = f"{name[:LONGEST_NAME]}-{zlib.crc32(repr(changed).encode()):08x}"  # other texts may look the same
+        return name
 
     def __post_init__(self) -> None:
         """Reject impossible values, naming field, value and accepted range."""

@@ -1,12 +1,15 @@
 """Settings of the evaluation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from dualcap_jax.errors import require
 
 Metric = Literal["bleu", "coco", "diversity", "character-bleu", "chrf", "ter", "meteor", "spice"]
 """A group of scores that `score_captions` knows."""
+
+Tokenize = Literal["13a", "zh", "ja-mecab", "ko-mecab", "char", "intl", "none"]
+"""How text is split into words; the names are sacrebleu's."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,24 @@ class EvaluationConfig:
     lowercase: bool = False
     """Lower-case captions and references before BLEU, chrF and TER; the signature says so."""
 
+    tokenize: Tokenize = "13a"
+    """How captions and references are split into words, by sacrebleu's names: 13a for languages that put spaces between
+    words, as papers do; zh for Chinese, ja-mecab for Japanese (needs mecab), char, each character a word, for Thai and
+    others; intl for international punctuation; none, at spaces alone. BLEU, TER, COCO's scores and diversity use it."""
+
+    def name(self, usual: "EvaluationConfig") -> str:
+        """Tells reports apart: "-lowercase-True", each setting that changes a score and is not the `usual` one."""
+        scored = [field.name for field in fields(self) if field.name not in ("metrics", "samples")]
+        changed = {name: getattr(self, name) for name in scored if getattr(self, name) != getattr(usual, name)}
+        return "".join(f"-{name.replace('_', '-')}-{value}" for name, value in changed.items())
+
     def __post_init__(self) -> None:
         """Reject an impossible value, naming field, value and accepted range."""
         require(self.samples >= 0, "evaluation.samples", self.samples, "must be at least 0")
         corpus = self.cider_corpus
         require(corpus in ("references", "train"), "evaluation.cider_corpus", corpus, "must be 'references' or 'train'")
+        ways = get_args(Tokenize)
+        require(self.tokenize in ways, "evaluation.tokenize", self.tokenize, f"must be one of {', '.join(ways)}")
         known = get_args(Metric)
         for name in self.metrics:
             require(

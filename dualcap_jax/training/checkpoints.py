@@ -1,6 +1,12 @@
 """Checkpoints of a run: `checkpoints/latest` to resume from, `checkpoints/best` to use."""
 
+import errno
+import json
 import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +19,27 @@ from dualcap_jax.errors import UserError
 
 Which = Literal["best", "latest"]
 
+ATTEMPTS = 5
+"""Times that a checkpoint is read anew where another takes its place meanwhile."""
+
 
 class CheckpointError(UserError):
-    """A run directory without the checkpoint that was asked for, or with one that does not fit."""
+    """A run directory without the checkpoint that was asked for, or one that can't be read, used or written."""
 
 
 def _abstract(tree: Any) -> Any:
     return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+
+
+class _Place:
+    """The state of an iterator as it was, in the form that grain's handler saves."""
+
+    def __init__(self, state: Any):
+        self._state = state
+
+    def get_state(self) -> bytes:
+        """As JSON."""
+        return json.dumps(self._state, indent=4).encode()
 
 
 class Checkpoints:
@@ -30,48 +50,80 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path):
-        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells each save in a dozen lines
+        _quieten()
         options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True)
-        folder = workdir.absolute() / "checkpoints"
-        self._latest = ocp.CheckpointManager(folder / "latest", options=options)
-        self._best = ocp.CheckpointManager(folder / "best", options=options)
+        self._workdir, self._folder = workdir, workdir.absolute() / "checkpoints"
+        with self._reading("latest", None):
+            self._latest = ocp.CheckpointManager(self._folder / "latest", options=options)
+        with self._reading("best", None):
+            self._best = ocp.CheckpointManager(self._folder / "best", options=options)
 
     @property
     def latest_step(self) -> int | None:
         """Step of the latest checkpoint; None where there is none."""
         return self._latest.latest_step()
 
-    def best_loss(self) -> float:
-        """Validation loss of the best checkpoint; infinite where there is none."""
+    def best_loss(self, validation: str = "") -> float:
+        """Validation loss of the best checkpoint; infinite where there is none, or it is of another `validation`.
+
+        Raises:
+            CheckpointError: when it can't be read.
+        """
         if (step := self._best.latest_step()) is None:
             return float("inf")
-        restored = self._best.restore(step, args=ocp.args.Composite(scores=ocp.args.JsonRestore()))
-        return restored["scores"]["loss"]
+        with self._reading("best", step):
+            restored = self._best.restore(step, args=ocp.args.Composite(scores=ocp.args.JsonRestore()))
+            of = restored["scores"].get("validation", validation)
+            return restored["scores"]["loss"] if of == validation else float("inf")
 
-    def save(self, step: int, state: dict[str, Any], iterator: grain.DatasetIterator) -> None:
-        """Save all that resuming at `step` needs, replacing the checkpoint before it."""
+    def save(self, step: int, state: dict[str, Any], place: Any) -> None:
+        """Save all that resuming at `step` needs, replacing the checkpoint before it.
+
+        Args:
+            step: that was done last.
+            state: after it.
+            place: state of the batches' iterator then.
+
+        Raises:
+            CheckpointError: when this one or the one before it can't be written.
+        """
         if step == self._latest.latest_step():
             return
         items = ocp.args.Composite(
             model=ocp.args.StandardSave(state["model"]),
             optimizer=ocp.args.StandardSave(state["optimizer"]),
-            data=grain.checkpoint.CheckpointSave(iterator),
+            data=grain.checkpoint.CheckpointSave(_Place(place)),
         )
-        self._latest.save(step, args=items)
+        with self._writing():
+            self._latest.save(step, args=items)
 
-    def save_best(self, step: int, state: dict[str, Any], loss: float) -> None:
-        """Save the model alone as the best so far, replacing the best before it."""
+    def save_best(self, step: int, state: dict[str, Any], loss: float, validation: str = "") -> None:
+        """Save the model alone as the best so far, replacing the best before it.
+
+        Args:
+            step: that was done last.
+            state: after it.
+            loss: by validation.
+            validation: tells one validation from another, whose losses do not compare.
+
+        Raises:
+            CheckpointError: when this one or the one before it can't be written.
+        """
+        scores = {"step": step, "loss": loss, "validation": validation}
         items = ocp.args.Composite(
             model=ocp.args.StandardSave(state["model"]),
-            scores=ocp.args.JsonSave({"step": step, "loss": loss}),
+            scores=ocp.args.JsonSave(scores),
         )
-        self._best.save(step, args=items)
+        with self._writing():
+            if step == self._best.latest_step():  # of another validation
+                self._best.delete(step)
+            self._best.save(step, args=items)
 
     def restore(self, state: dict[str, Any], iterator: grain.DatasetIterator) -> dict[str, Any]:
         """The latest state, in the shapes that `state` tells; sets `iterator` to where it was.
 
         Raises:
-            CheckpointError: when it is of another network.
+            CheckpointError: when it is of another network, or can't be read.
         """
         items = ocp.args.Composite(
             model=ocp.args.StandardRestore(_abstract(state["model"])),
@@ -79,14 +131,75 @@ class Checkpoints:
             data=grain.checkpoint.CheckpointRestore(iterator),
         )
         step = self._latest.latest_step()
-        _require_fit(self._latest, step, state["model"])
-        restored = self._latest.restore(step, args=items)
+        with self._reading("latest", step):
+            _require_fit(self._latest, step, state["model"])
+            restored = self._latest.restore(step, args=items)
         return {"model": restored["model"], "optimizer": restored["optimizer"]}
 
     def close(self) -> None:
-        """Wait until all is written."""
-        self._latest.close()
-        self._best.close()
+        """Wait until all is written.
+
+        Raises:
+            CheckpointError: when it can't be.
+        """
+        with self._writing():
+            self._latest.close()
+            self._best.close()
+
+    @contextmanager
+    def _reading(self, which: Which, step: int | None) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise _broken(self._workdir, which, step, error, resuming=True) from None
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            stands = steps_in(self._folder / "latest")
+            raise CheckpointError(
+                f"{self._workdir}: a checkpoint can't be written ({_reason(error)}). Nothing half-written counts as one"
+                + (f", and that of step {stands[-1]} stands" if stands else "")
+                + "; make room, and the same command goes on from there"
+            ) from None
+
+
+def steps_in(folder: Path) -> list[int]:
+    """Steps of the checkpoints in `latest` or `best`, the newest last."""
+    return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit())
+
+
+def _quieten() -> None:
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells each save in a dozen lines
+
+
+def _reason(error: BaseException) -> str:
+    """What lies at the bottom of orbax's and tensorstore's account of a failure, in a line."""
+    full = os.strerror(errno.ENOSPC)
+    if full in str(error):
+        return f"the disk is full: {full}"
+    lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}".removesuffix(": ")
+
+
+def _broken(workdir: Path, which: Which, step: int | None, error: Exception, *, resuming: bool) -> CheckpointError:
+    """What is to be told of a checkpoint that can't be read, with the one that can be taken instead."""
+    if isinstance(error, CheckpointError):
+        return error
+    folder = workdir / "checkpoints" / which
+    message = f"{folder if step is None else folder / str(step)}: the checkpoint can't be read ({_reason(error)})"
+    other: Which = "latest" if which == "best" else "best"
+    if not (steps := steps_in(workdir / "checkpoints" / other)):
+        mend = "the run has no other: bring it back from a copy, or train anew"
+    elif which == "best":
+        mend = f"move {folder} away, and the latest checkpoint, of step {steps[-1]}, takes its place"
+    elif resuming:
+        mend = f"--init-from {workdir} begins a new run with the best checkpoint, of step {steps[-1]}"
+    else:
+        mend = f"the best checkpoint, of step {steps[-1]}, is another: ask for best"
+    return CheckpointError(f"{message}; {mend}")
 
 
 def differing(model: Any, wanted: Any) -> str:
@@ -111,7 +224,7 @@ def _require_fit(manager: ocp.CheckpointManager, step: int | None, model: Any) -
 
 
 def restore_model(workdir: Path, model: dict[str, Any], which: Which) -> tuple[dict[str, Any], int]:
-    """The model of a checkpoint and its step.
+    """The model of a checkpoint and its step; the run may be training, and replace it meanwhile.
 
     Args:
         workdir: a run directory.
@@ -119,16 +232,33 @@ def restore_model(workdir: Path, model: dict[str, Any], which: Which) -> tuple[d
         which: "best" falls back on the latest where no validation has been done yet.
 
     Raises:
-        CheckpointError: when the run has no checkpoint, or one of another network.
+        CheckpointError: when the run has no checkpoint, one of another network, or one that can't be read.
     """
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    for name in ("best", "latest") if which == "best" else ("latest",):
-        folder = workdir.absolute() / "checkpoints" / name
-        if not folder.is_dir():
-            continue
-        with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
-            if (step := manager.latest_step()) is not None:
-                items = ocp.args.Composite(model=ocp.args.StandardRestore(_abstract(model)))
-                _require_fit(manager, step, model)
-                return manager.restore(step, args=items)["model"], step
+    _quieten()
+    names: tuple[Which, ...] = ("best", "latest") if which == "best" else ("latest",)
+    for attempt in range(ATTEMPTS):
+        for name in names:
+            folder = workdir.absolute() / "checkpoints" / name
+            if not (steps := steps_in(folder)):
+                continue
+            failure: Exception | None = None
+            try:
+                restored = _restore_step(folder, steps[-1], model)
+            except Exception as error:
+                failure = error
+            if steps_in(folder)[-1:] == steps[-1:]:  # so that nothing of it was deleted meanwhile
+                if failure is None:
+                    return restored, steps[-1]
+                raise _broken(workdir, name, steps[-1], failure, resuming=False) from None
+            break
+        else:
+            if attempt == 1:  # one listing may fall between a new checkpoint and the one it replaces
+                break
+        time.sleep(0.05)
     raise CheckpointError(f"{workdir}: has no {which} checkpoint (training has not saved one yet)")
+
+
+def _restore_step(folder: Path, step: int, model: dict[str, Any]) -> dict[str, Any]:
+    with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+        _require_fit(manager, step, model)
+        return manager.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(_abstract(model))))["model"]

@@ -1,7 +1,9 @@
 """What a run tells: metrics.jsonl, TensorBoard, and a line of progress."""
 
+import errno
 import json
 import math
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -12,17 +14,23 @@ from typing import Any
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from dualcap_jax import interrupts
 from dualcap_jax.files import write_text
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file such as metrics.jsonl, none where it is missing; a line cut short by a kill is left out."""
+    """The rows of a file such as metrics.jsonl, none where it is missing.
+
+    What is no row is left out: a line cut short by a kill, or with bytes that a disk has turned.
+    """
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_bytes().split(b"\n") if path.exists() else ():
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            row = json.loads(line)
+        except ValueError:
             continue
+        if isinstance(row, dict):
+            rows.append(row)
     return rows
 
 
@@ -34,8 +42,9 @@ class MetricsLog:
 
     def __init__(self, workdir: Path, step: int):
         path = workdir / "metrics.jsonl"
-        kept = [row for row in read_json_lines(path) if row["step"] <= step]
-        self.validated = {row["step"] for row in kept if row["split"] == "validation"}
+        kept = [row for row in read_json_lines(path) if isinstance(row.get("step"), int) and row["step"] <= step]
+        self.validated = {row["step"] for row in kept if row.get("split") == "validation"}
+        """Steps with a row of validation."""
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = path.open("a", buffering=1)
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
@@ -86,12 +95,13 @@ class Progress:
         self._done = step
         rate = self.images_per_second
         if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {loss:.3f}, {rate:.1f} images/s", refresh=False)
-            self._bar.update(step - self._bar.n)
+            with _whoever_reads():
+                self._bar.set_postfix_str(f"loss {loss:.3f}, {rate:.1f} images/s", refresh=False)
+                self._bar.update(step - self._bar.n)
         elif step % self._every == 0 or step == self._steps:
             left = (self._steps - step) * self._batch / rate if rate else math.nan
             left_text = f", {left / 60:.1f} min left" if math.isfinite(left) else ""
-            print(f"step {step}/{self._steps}  loss {loss:.3f}  {rate:.1f} images/s{left_text}", flush=True)
+            self.say(f"step {step}/{self._steps}  loss {loss:.3f}  {rate:.1f} images/s{left_text}")
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -102,12 +112,26 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line without breaking the bar."""
-        if self._bar is not None:
-            self._bar.write(text)
-        else:
-            print(text, flush=True)
+        with _whoever_reads():
+            if self._bar is not None:
+                self._bar.write(text)
+            else:
+                print(text, flush=True)
 
     def close(self) -> None:
         """End the bar."""
         if self._bar is not None:
-            self._bar.close()
+            with _whoever_reads():
+                self._bar.close()
+
+
+@contextmanager
+def _whoever_reads() -> Iterator[None]:
+    """A terminal that is gone ends no training; a reader that is gone asks for its end, when all is saved."""
+    try:
+        yield
+    except BrokenPipeError:
+        interrupts.ask(signal.SIGPIPE)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise

@@ -1,17 +1,22 @@
 """The loop around the training step: validation, checkpoints, logs, signals. It builds none of what it is given."""
 
 import signal
+from collections import deque
 from collections.abc import Callable
-from types import FrameType, TracebackType
 
 import grain
 
+from dualcap_jax import interrupts
 from dualcap_jax.errors import Stopped, UserError
 from dualcap_jax.models.variables import Variables
+from dualcap_jax.training.checkpoints import CheckpointError
 from dualcap_jax.training.objectives import Batch
 from dualcap_jax.training.run import Run
 from dualcap_jax.training.state import State
 from dualcap_jax.training.step import Metrics
+
+PROMISE = "leaving after this step, once all is saved"
+"""What an interrupted user is told."""
 
 
 class LossNotFinite(UserError):
@@ -20,32 +25,10 @@ class LossNotFinite(UserError):
     exit_code = 1
 
 
-class _Signals:
-    """Notes SIGTERM and SIGINT, so that the loop can leave between two steps."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-
-    def __enter__(self) -> "_Signals":
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:  # asked twice: leave now
-            raise KeyboardInterrupt
-        self.received = number
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
 def train(
     state: State,
     step: Callable[[State, Batch], tuple[State, Metrics]],
-    evaluate: Callable[[Variables], dict[str, float]],
+    evaluate: Callable[[Variables], dict[str, float] | None],
     batches: grain.DatasetIterator,
     run: Run,
 ) -> State:
@@ -54,7 +37,8 @@ def train(
     Args:
         state: of the run's step `start`; donated.
         step: one training step.
-        evaluate: validation's scores of a model; the best checkpoint is that of the lowest `loss`.
+        evaluate: validation's scores of a model; the best checkpoint is that of the lowest `loss`. None where an end
+            was asked for (`interrupts.asked`) meanwhile.
         batches: endless, with a state that can be saved.
         run: where checkpoints and logs go, and when; closed at the end.
 
@@ -62,22 +46,22 @@ def train(
         The last state.
 
     Raises:
-        Stopped: after SIGTERM or SIGINT, when all is saved.
+        Stopped: after a signal, when all is saved.
         LossNotFinite: when a step's loss or gradients are not finite.
-        UserError: for what is wrong with the data, when all is saved.
+        KeyboardInterrupt: after a signal that came while the last step was saved.
+        UserError, OSError: from `batches` or `evaluate`, when all that was done before is saved.
     """
     config = run.config
-    best = run.checkpoints.best_loss()
     losses: list[float] = []
-    pending: tuple[int, Metrics] | None = None  # of the step before, read only once the next one runs
+    pending: deque[tuple[int, Metrics]] = deque()  # steps that run: each is waited for only once the next one does
+    done, place = run.start, batches.get_state()
 
-    def settle() -> None:
-        """Wait for the pending step; look at its loss."""
-        nonlocal pending
-        if pending is None:
-            return
-        number, metrics = pending
-        pending = None
+    def settle(running: int = 0) -> None:
+        """Wait for the pending steps but for so many; look at their losses."""
+        while len(pending) > running:
+            look_at(*pending.popleft())
+
+    def look_at(number: int, metrics: Metrics) -> None:
         loss = float(metrics["loss"])
         if not bool(metrics["finite"] | metrics["overflow"]):
             raise LossNotFinite(
@@ -94,60 +78,56 @@ def train(
             losses.clear()
 
     def validate(number: int) -> None:
-        nonlocal best
         with run.progress.paused():
             scores = evaluate(state["model"])
+            if scores is None:  # made up for when the run goes on
+                return
             run.log.write(number, "validation", scores)
-            better = scores["loss"] < best
+            better = scores["loss"] < run.best
             if better:
-                best = scores["loss"]
-                run.checkpoints.save_best(number, state, best)
+                run.best = scores["loss"]
+                run.checkpoints.save_best(number, state, run.best, run.validation)
             run.progress.say(
                 f"step {number}: validation loss {scores['loss']:.4f} per token, "
                 f"{scores['loss_all_positions']:.4f} over all positions{' (best)' if better else ''}"
             )
 
-    def next_batch(number: int) -> Batch:
-        """The batch of a step; where there is none, all before it is saved."""
-        before = batches.get_state()
-        try:
-            return next(batches)
-        except UserError:
-            batches.set_state(before)  # what was read of the batch comes again
-            save(number - 1)
-            raise
-
-    def save(number: int) -> None:
-        """Save because of a mistake in what comes next, for its user to mend."""
+    def save() -> None:
         settle()
-        if number > run.start:
-            run.checkpoints.save(number, state, batches)
-            run.progress.say(f"saved step {number} of {config.steps}; the same command resumes it")
+        run.checkpoints.save(done, state, place)
 
-    def is_due(number: int) -> bool:
-        """Whether a step is followed by a validation."""
-        return number % config.validate_every == 0 or number == config.steps
-
-    with _Signals() as signals, run:
-        if run.start and is_due(run.start) and run.start not in run.log.validated:
-            validate(run.start)  # what it stopped at
-        for number in range(run.start + 1, config.steps + 1):
-            state, metrics = step(state, next_batch(number))
-            settle()
-            pending = number, metrics
-            is_last = number == config.steps
-            if is_due(number):
-                settle()
-                try:
-                    validate(number)
-                except UserError:
-                    save(number)
-                    raise
-            if number % config.checkpoint_every == 0 or is_last or signals.received:
-                settle()
-                run.checkpoints.save(number, state, batches)
-            if signals.received and not is_last:
-                name = signal.Signals(signals.received).name
-                message = f"{name}: saved step {number} of {config.steps}; the same command resumes it"
-                raise Stopped(message, 128 + signals.received)
+    with interrupts.listening():
+        with run:
+            try:
+                if run.lacks_validation:
+                    validate(run.start)
+                for number in range(run.start + 1, config.steps + 1):
+                    state, metrics = step(state, next(batches))
+                    done, place = number, batches.get_state()
+                    interrupts.hold(PROMISE)  # from now on there is something to lose, which compiling is not
+                    pending.append((number, metrics))
+                    settle(running=1)
+                    is_last = number == config.steps
+                    if number % config.validate_every == 0 or is_last:
+                        settle()
+                        validate(number)
+                    if number % config.checkpoint_every == 0 or is_last or interrupts.asked():
+                        save()
+                    if asked := interrupts.asked():
+                        goes_on = "evaluates it" if is_last else "resumes it"
+                        message = (
+                            f"{signal.Signals(asked).name}: saved step {number} of {config.steps}; the same command "
+                        )
+                        raise Stopped(message + goes_on, 128 + asked)
+            except (LossNotFinite, CheckpointError, Stopped):
+                raise
+            except Exception as error:
+                whole = (
+                    isinstance(error, UserError | OSError) or interrupts.asked()
+                )  # of the data: `state` is untouched
+                if whole and done > run.start:
+                    save()
+                    run.progress.say(f"saved step {done} of {config.steps}")
+                raise
+        interrupts.release()
     return state

@@ -1,11 +1,78 @@
-"""A run directory, open for training."""
+"""A run directory, open for training; and who may write in it."""
 
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 
+from filelock import FileLock, Timeout
+
+from dualcap_jax.errors import UserError, require
+from dualcap_jax.files import write_text
 from dualcap_jax.training.checkpoints import Checkpoints
 from dualcap_jax.training.config import TrainingConfig
 from dualcap_jax.training.logs import MetricsLog, Progress
+
+LOCK = ".lock"
+"""In a run directory: held by what trains there."""
+
+
+class Owned(UserError):
+    """Another process writes there."""
+
+
+@contextmanager
+def owned(lock: Path, what: str, *, wait: bool = False) -> Iterator[None]:
+    """Be the only process that writes somewhere, until the block or the process ends, however it does.
+
+    Args:
+        lock: file that stands for it; beside it lies another that tells who holds it.
+        what: is written, in words.
+        wait: until another is done, and say so.
+
+    Raises:
+        Owned: another process writes there.
+    """
+    holder, mutex = lock.with_name(f"{lock.name}.holder"), FileLock(lock)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        mutex.acquire(timeout=0)
+    except Timeout:
+        told = holder.read_text(encoding="utf-8").strip() if holder.is_file() else "another process"
+        if not wait:
+            raise Owned(f"{what}: is being written by {told}; wait for it to end, or stop it") from None
+        print(f"{what}: waiting for {told}, which writes there", flush=True)
+        mutex.acquire()
+    try:
+        command = shlex.join(sys.orig_argv)
+        since = datetime.now().astimezone().isoformat(" ", "seconds")
+        write_text(holder, f"process {os.getpid()} on {socket.gethostname()} since {since} ({command})\n")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        mutex.release()
+
+
+def new_directory(path: Path) -> Path:
+    """Make a directory of that name, or with a number behind it where another process just did.
+
+    Returns:
+        The directory, which nobody else was given.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    number, made = 1, path
+    while True:
+        try:
+            made.mkdir()
+            return made
+        except FileExistsError:
+            number += 1
+            made = path.with_name(f"{path.name}-{number}")
 
 
 class Run:
@@ -14,13 +81,25 @@ class Run:
     Args:
         workdir: the run directory, which exists.
         config: how long it trains, and when it logs, validates and saves.
+        validation: tells one validation from another, whose losses do not compare.
+
+    Raises:
+        ConfigError: it has trained for longer already.
+        CheckpointError: its checkpoints can't be read.
     """
 
-    def __init__(self, workdir: Path, config: TrainingConfig):
-        self.config = config
+    def __init__(self, workdir: Path, config: TrainingConfig, validation: str = ""):
+        self.config, self.validation = config, validation
         self.checkpoints = Checkpoints(workdir)
         self.start = self.checkpoints.latest_step or 0
+        message = f"must be at least {self.start}, the step that {workdir} is at"
+        require(config.steps >= self.start, "training.steps", config.steps, message)
+        self.best = self.checkpoints.best_loss(validation)
+        """Lowest loss by validation so far; infinite where there is none."""
         self.log = MetricsLog(workdir, self.start)
+        due = self.start > 0 and (self.start % config.validate_every == 0 or self.start == config.steps)
+        self.lacks_validation = due and self.start not in self.log.validated
+        """Whether it was stopped between a step and its validation."""
         self.progress = Progress(self.start, config.steps, config.batch_size, config.log_every)
 
     def __enter__(self) -> "Run":
@@ -29,6 +108,6 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.checkpoints.close()
         self.progress.close()
         self.log.close()
+        self.checkpoints.close()

@@ -72,8 +72,21 @@ def open_source(config: DataConfig, split: str) -> Source:
     if entries:
         return EntriesSource(entries, config.transform, faults)
     if split not in available and available:
-        raise DataError(f"data.root='{root}' has no split '{split}'; it has {', '.join(available)}")
+        there = f"data.root='{root}' has no split '{split}'; it has {', '.join(available)}"
+        raise DataError(f"{there}. {_mend(config, split, _layouts(root)[0], faults)}")
     raise DataError(f"data.root='{root}' has no usable record for '{split}': {faults.summary()}")
+
+
+def _mend(config: DataConfig, split: str, layout: Layout, faults: Faults) -> str:
+    """How a split comes into a set that lacks it."""
+    if layout is coco:
+        return f"Put the annotations of '{split}' beside the others"
+    if split == "validation" and len(read_entries(config, "train", faults)[0]) == 1:
+        return "One image can't be in both: add a second, and one is kept for validation"
+    mend = f"Mark some of its images with the split '{split}' in {layout.NAME}"
+    if split == "validation" and config.validation_fraction == 0:
+        mend += ", or keep a share of them with --data.validation-fraction 0.1"
+    return mend
 
 
 def read_entries(config: DataConfig, split: str, faults: Faults) -> tuple[list[Entry], list[str]]:

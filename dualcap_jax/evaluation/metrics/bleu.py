@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from sacrebleu.metrics import BLEU, CHRF, TER
 from sacrebleu.metrics.bleu import BLEUScore
 
+from dualcap_jax.evaluation.config import Tokenize
 from dualcap_jax.evaluation.metrics.inputs import check_captions
 
 ORDERS = (1, 2, 3, 4)
@@ -21,14 +22,15 @@ def corpus_bleu(
     references: Sequence[Sequence[str]],
     *,
     lowercase: bool = False,
+    tokenize: Tokenize = "13a",
     resamples: int = 0,
     seed: int = SEED,
 ) -> dict[str, Any]:
     """BLEU-1 to BLEU-4 of a corpus of captions, as papers report them.
 
     `bleu_n` is cumulative: brevity penalty times the geometric mean of the precisions of orders 1 to n, each
-    counted over the whole corpus, the brevity penalty with the reference closest in length. Tokens are sacrebleu's
-    13a. Where no n-gram of some order matches at all, sacrebleu's "exp" smoothing puts half a match (then a
+    counted over the whole corpus, the brevity penalty with the reference closest in length. Tokens are those of
+    sacrebleu. Where no n-gram of some order matches at all, sacrebleu's "exp" smoothing puts half a match (then a
     quarter, an eighth ...) in place of zero; without a single matching word the score is 0, as it is where no
     hypothesis is long enough to have an n-gram of that order.
 
@@ -36,6 +38,7 @@ def corpus_bleu(
         hypotheses: One caption for each image.
         references: Its references, one or more for each image.
         lowercase: Ignore case.
+        tokenize: What splits the words.
         resamples: Corpora drawn from the images, with replacement, for confidence intervals (Koehn 2004); 0 for
             none, sacrebleu takes 1000.
         seed: Of the draws; sacrebleu's own unless given.
@@ -48,13 +51,13 @@ def corpus_bleu(
     Raises:
         ValueError: when there is nothing to score, the lengths differ, or an image has no reference.
     """
-    statistics = _statistics(hypotheses, references, lowercase)
+    statistics = _statistics(hypotheses, references, lowercase, tokenize)
     scores = [_bleu(statistics.sum(axis=0), order) for order in ORDERS]
     result: dict[str, Any] = {f"bleu_{order}": score.score for order, score in zip(ORDERS, scores, strict=True)}
     for order, precision in zip(ORDERS, scores[-1].precisions, strict=True):
         result[f"precision_{order}"] = precision
     result["brevity_penalty"] = scores[-1].bp
-    result["signature"] = _signature(references, lowercase)
+    result["signature"] = _signature(references, lowercase, tokenize)
     if resamples:
         drawn = _resampled(statistics, resamples, seed)
         result |= {f"bleu_{order}_interval": _middle_95(drawn[:, order - 1]) for order in ORDERS}
@@ -79,9 +82,15 @@ def chrf(
 
 
 def ter(
-    hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, lowercase: bool = False
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, lowercase: bool = False, asian: bool = False
 ) -> dict[str, float | str]:
     """The corpus's translation edit rate (Snover et al. 2006) by sacrebleu: edits per 100 reference words.
+
+    Args:
+        hypotheses: One caption for each image.
+        references: Its references, one or more for each image.
+        lowercase: Ignore case.
+        asian: Count each Chinese or Japanese character as a word.
 
     Returns:
         `ter`, 0 or more and lower for better captions, and sacrebleu's `ter_signature`.
@@ -90,7 +99,7 @@ def ter(
         ValueError: as `corpus_bleu`.
     """
     check_captions(hypotheses, references)
-    metric = TER(case_sensitive=not lowercase)
+    metric = TER(case_sensitive=not lowercase, normalized=asian, asian_support=asian)
     score = metric.corpus_score(hypotheses, _streams(references)).score
     return {"ter": score, "ter_signature": str(metric.get_signature())}
 
@@ -100,19 +109,19 @@ def _streams(references: Sequence[Sequence[str]]) -> list[tuple[Any, ...]]:
     return list(zip_longest(*references))
 
 
-def _signature(references: Sequence[Sequence[str]], lowercase: bool) -> str:
+def _signature(references: Sequence[Sequence[str]], lowercase: bool, tokenize: Tokenize) -> str:
     """sacrebleu's, which depends on the numbers of references alone."""
-    metric = BLEU(lowercase=lowercase)
+    metric = BLEU(lowercase=lowercase, tokenize=tokenize)
     metric.corpus_score(["", ""], _streams([[""] * number(map(len, references)) for number in (min, max)]))
     return str(metric.get_signature())
 
 
 def _statistics(
-    hypotheses: Sequence[str], references: Sequence[Sequence[str]], lowercase: bool
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], lowercase: bool, tokenize: Tokenize
 ) -> Int[np.ndarray, "image 10"]:
     """Of each caption: its length, its closest reference's, matches of each order, n-grams of each order."""
     check_captions(hypotheses, references)
-    metric = BLEU(lowercase=lowercase, effective_order=True)  # which changes nothing in the counts
+    metric = BLEU(lowercase=lowercase, tokenize=tokenize, effective_order=True)  # which changes nothing in the counts
     scores = [
         metric.sentence_score(hypothesis, list(some)) for hypothesis, some in zip(hypotheses, references, strict=True)
     ]

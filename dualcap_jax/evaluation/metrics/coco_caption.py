@@ -41,6 +41,11 @@ class DocumentFrequencies:
     counts: Mapping[NGram, int]
     images: int
 
+    @property
+    def weightless(self) -> bool:
+        """Whether no n-gram tells one image from another: CIDEr-D is then 0."""
+        return all(count == self.images for count in self.counts.values())
+
 
 class _Sentence:
     """What the scores need of a caption."""

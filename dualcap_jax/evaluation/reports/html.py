@@ -14,7 +14,7 @@ from PIL import Image
 from dualcap_jax.evaluation.reports.curves import curves
 from dualcap_jax.evaluation.reports.published import COLUMNS, ORIGINAL_CHARACTER_BLEU, PROTOCOL, PUBLISHED
 from dualcap_jax.evaluation.reports.svg import plot
-from dualcap_jax.evaluation.reports.text import LABELS, repetition
+from dualcap_jax.evaluation.reports.text import LABELS, warnings
 from dualcap_jax.evaluation.reports.values import (
     GIVEN,
     Evaluation,
@@ -116,10 +116,9 @@ def _number(value: object, decimals: int = 1) -> str:
 
 
 def _warnings(evaluation: Evaluation) -> str:
-    lines = [repetition(evaluation)]
+    lines = warnings(evaluation)
     if evaluation.split == "train":
         lines.append("These are images that the network was trained on: the scores tell nothing of others.")
-    lines = [line for line in lines if line]
     return "".join(f'<p class="warning" role="note"><strong>Warning:</strong> {_text(line)}</p>' for line in lines)
 
 

@@ -1,6 +1,6 @@
 """An evaluation as Markdown."""
 
-from dualcap_jax.evaluation.reports.text import head, labelled, repetition
+from dualcap_jax.evaluation.reports.text import head, labelled, warnings
 from dualcap_jax.evaluation.reports.values import Evaluation, ScoredCaption, is_number
 
 SHOWN_CAPTIONS = 20
@@ -9,9 +9,9 @@ SHOWN_CAPTIONS = 20
 
 def markdown(evaluation: Evaluation) -> str:
     """The scores and the first captions."""
-    warning, signature = repetition(evaluation), evaluation.scores.get("signature")
+    signature = evaluation.scores.get("signature")
     text = [f"# {_cell(evaluation.name)}", "", f"{head(evaluation).capitalize()}.", ""]
-    text += [f"**Warning:** {_cell(warning)}", ""] if warning else []
+    text += [line for warning in warnings(evaluation) for line in (f"**Warning:** {_cell(warning)}", "")]
     text += ["| score | |", "| --- | ---: |", *(f"| {label} | {value} |" for label, value in labelled(evaluation)), ""]
     text += [f"BLEU: corpus level, cumulative, sacrebleu `{signature}`.", ""] if signature else []
     if shown := evaluation.captions[:SHOWN_CAPTIONS]:

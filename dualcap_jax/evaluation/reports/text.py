@@ -59,15 +59,21 @@ def repetition(evaluation: Evaluation) -> str:
     )
 
 
+def warnings(evaluation: Evaluation) -> list[str]:
+    """What is to be known before the scores are believed, in sentences."""
+    of_scores = evaluation.scores.get("warnings")
+    return [*(of_scores if isinstance(of_scores, list) else ()), *filter(None, [repetition(evaluation)])]
+
+
 def scores_table(evaluation: Evaluation) -> str:
     """The scores as an aligned table."""
     lines = labelled(evaluation)
     label_width = max((len(label) for label, _ in lines), default=0)
     value_width = max((len(value) for _, value in lines), default=0)
     table = [f"  {label:<{label_width}}  {value:>{value_width}}" for label, value in lines]
-    signature, warning = evaluation.scores.get("signature"), repetition(evaluation)
+    signature = evaluation.scores.get("signature")
     notes = [f"  BLEU is sacrebleu {signature}"] if signature else []
-    notes += [f"  warning: {warning}"] if warning else []
+    notes += [f"  warning: {warning}" for warning in warnings(evaluation)]
     return "\n".join([head(evaluation), *table, *notes])
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-Score = bool | int | float | str | list[float] | None
+Score = bool | int | float | str | list[float] | list[str] | None
 """Of a corpus, under its metric's name; None: not measured, or not finite."""
 
 GIVEN = 0.7
