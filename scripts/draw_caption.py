@@ -16,7 +16,8 @@ from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea, VPacker
 from PIL.Image import Image, Resampling
 
 from dualcap_jax import Caption, Captioner, Word, cli
-from dualcap_jax.data.images import decode_image
+from dualcap_jax.data.images import ImageError, decode_image
+from dualcap_jax.data.reading import ImagesConfig, add_arguments, part
 from dualcap_jax.evaluation.reports.values import GIVEN
 from dualcap_jax.files import replacing
 
@@ -69,8 +70,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("workdir", metavar="RUN", help="run directory")
     parser.add_argument("image", metavar="IMAGE", type=Path)
     parser.add_argument("out", metavar="OUT.png", type=Path)
+    add_arguments(parser, ImagesConfig)
     args = parser.parse_args(arguments)
-    image = decode_image(args.image.read_bytes())
+    try:
+        image = decode_image(args.image.read_bytes(), part(ImagesConfig, args), str(args.image))
+    except ImageError as error:
+        raise ImageError(f"{args.image}: {error}") from None
     caption = Captioner.load(args.workdir)([image], explain=True)[0]
     with replacing(args.out) as partial:
         draw(image, caption).savefig(partial, format="png", bbox_inches="tight", pad_inches=0.15)

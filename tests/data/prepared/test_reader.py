@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dualcap_jax import evaluate
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.images import decode_image
 from dualcap_jax.data.pipeline import train_iterator
@@ -28,6 +29,8 @@ from .sets import (
     data_config,
     records,
 )
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_cropped_images_are_what_the_model_reads(coco, tmp_path):
@@ -135,3 +138,19 @@ def test_a_fitting_configuration_reads_what_is_there(coco, tmp_path, squares):
     assert config.transform == (squares or DataConfig()).transform
     source = open_source(config, "train")
     assert source.transform == (ImageTransform(16, 16, "bicubic") if squares else config.transform)
+
+
+def test_a_set_of_squares_is_prepared_described_and_scored_as_the_docs_have_it(coco, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    monkeypatch.chdir(tmp_path)
+    import describe_data
+    import prepare_coco
+
+    assert prepare_coco.main(["--manual-dir", str(coco), "out", "--image-size", "16", "--quality", "90"]) == 0
+    assert describe_data.main(["out", "--out", "below/told.v1"]) == 0
+    assert "written: below/told.v1.md, below/told.v1.png" in capsys.readouterr().out
+    source = open_source(fitting("out"), "validation")
+    captions = [{"image_id": source[i].image_id, "caption": source[i].captions[0]} for i in range(len(source))]
+    (tmp_path / "theirs.json").write_text(json.dumps(captions))
+    assert evaluate.main(["--captions", "theirs.json", "--root", "out", "--metrics", "bleu"]) == 0
+    assert "BLEU-1" in capsys.readouterr().out
