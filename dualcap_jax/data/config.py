@@ -5,6 +5,7 @@ from typing import Literal
 
 from dualcap_jax.data.transform import ImageTransform, Interpolation
 from dualcap_jax.errors import require
+from dualcap_jax.fields import check_types
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class ScenesConfig:
 
     def __post_init__(self) -> None:
         """Check each field."""
+        check_types(self, "data.scenes.")
         for name in ("train", "validation", "test"):
             value = getattr(self, name)
             require(value >= 1, f"data.scenes.{name}", value, "must be at least 1")
@@ -77,9 +79,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Check each field."""
+        check_types(self, "data.")
         require(self.image_size >= 1, "data.image_size", self.image_size, "must be at least 1")
-        kinds = (None, "bilinear", "bicubic")
-        require(self.interpolation in kinds, "data.interpolation", self.interpolation, "must be bilinear or bicubic")
         if self.resize is not None:
             message = f"crop larger than the image: must be at least data.image_size={self.image_size}"
             require(self.resize >= self.image_size, "data.resize", self.resize, message)
@@ -90,7 +91,6 @@ class DataConfig:
         require(captions >= 1, "data.captions_per_image", captions, "must be at least 1")
         message = "must be at least 257 (every byte and the framing token)"
         require(self.vocab_size >= 257, "data.vocab_size", self.vocab_size, message)
-        require(self.on_error in ("raise", "skip"), "data.on_error", self.on_error, "must be 'raise' or 'skip'")
         fraction = self.validation_fraction
         require(0 <= fraction < 1, "data.validation_fraction", fraction, "must be at least 0 and less than 1")
         for name in ("read_threads", "workers"):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from dualcap_jax.errors import require
+from dualcap_jax.fields import check_types
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class DecodingConfig:
 
     def __post_init__(self) -> None:
         """Reject impossible values, naming field, value and accepted range."""
+        check_types(self, "decoding.")
         for name, least in [
             ("num_beams", 1),
             ("num_beam_groups", 1),
@@ -114,8 +116,6 @@ class DecodingConfig:
         self._require(0 <= self.min_p <= 1, "min_p", "must be 0 to 1")
         self._require(all(word.strip() for word in self.bad_words), "bad_words", "must not hold an empty word")
         self._require(abs(self.length_penalty) < float("inf"), "length_penalty", "must be a finite number")
-        known = isinstance(self.early_stopping, bool) or self.early_stopping == "never"
-        self._require(known, "early_stopping", "must be True, False or 'never'")
 
     def _require(self, condition: bool, name: str, accepted: str) -> None:
         require(condition, f"decoding.{name}", getattr(self, name), accepted)
