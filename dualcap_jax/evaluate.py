@@ -1,5 +1,6 @@
 """Score captions: python -m dualcap_jax.evaluate RUN [--split SPLIT] [--decoding.num-beams 5] [--metrics bleu coco]."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import tyro
 
 from dualcap_jax import cli
 from dualcap_jax.captioner import Captioner
-from dualcap_jax.config import load_json
+from dualcap_jax.config import ExperimentConfig, load_run
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.records import DataError
 from dualcap_jax.data.sources import fitting, open_source, refuse_shared_images
@@ -32,7 +33,7 @@ class Arguments:
     """Split of the data to score."""
     checkpoint: Which = "best"
     """best (by validation loss) or latest."""
-    root: str = ""
+    root: Annotated[str, tyro.conf.arg(name="data.root")] = ""
     """Where the data lies, if not where the run was trained on."""
     captions: str = ""
     """Score the captions of this file instead of the run's: of any system, a JSON list in COCO's results format,
@@ -62,6 +63,22 @@ def refuse_trained_on(trained_on: DataConfig, data: DataConfig, split: str) -> N
         refuse_shared_images(train, other, split)
 
 
+def data_of(config: ExperimentConfig, arguments: Arguments) -> DataConfig:
+    """The configuration of the data that a run is scored on.
+
+    Raises:
+        DataError: the run's own are no longer where they were.
+    """
+    if arguments.root:
+        return replace(config.data, root=arguments.root)
+    if config.data.root and not Path(config.data.root).is_dir():
+        place = "" if Path(config.data.root).is_absolute() else f" (looked under {Path.cwd()})"
+        raise DataError(
+            f"data.root='{config.data.root}' is not a directory{place}: say where the data lies with --root DIR"
+        )
+    return config.data
+
+
 def score_file(arguments: Arguments) -> None:
     """Score the captions of a file.
 
@@ -70,15 +87,17 @@ def score_file(arguments: Arguments) -> None:
         DataError: a fault in the file or in the data.
     """
     if arguments.workdir:
-        data = load_json(Path(arguments.workdir) / "config.json").data
-        data = replace(data, root=arguments.root) if arguments.root else data
+        data = data_of(load_run(arguments.workdir), arguments)
     elif arguments.root:
         data = fitting(arguments.root)
     else:
         raise ConfigError("--captions needs a run directory or --root DIR: which images are they captions of?")
     file, split = Path(arguments.captions), arguments.split
     source = open_source(data, split)
-    theirs = Evaluation(f"{split}-{file.stem}", split, describe(source, data, split), read_captions(file, source))
+    captions = read_captions(file, source)
+    if empty := sum(not each.caption.strip() for each in captions):
+        print(f"warning: {file}: {empty} of {len(captions)} captions are empty", file=sys.stderr)
+    theirs = Evaluation(f"{split}-{file.stem}", split, describe(source, data, split), captions)
     scored = score(theirs, source, data, arguments.evaluation)
     show(scored, report(file.parent / "evaluation", scored, source))
 
@@ -92,26 +111,27 @@ def show(evaluation: Evaluation, path: Path) -> None:
 def main(args: Sequence[str]) -> int:
     """Score captions and print the table; returns the exit code."""
     description = "Score a run's captions, or a file's, on a split of the data, and write reports."
-    arguments = cli.parse(Arguments, args, "evaluate", description)
+    _, others = cli.first(Arguments, args)
+    config = load_run(others[0]) if others else ExperimentConfig()
+    default = Arguments(evaluation=config.evaluation, decoding=config.decoding)
+    arguments = cli.parse(Arguments, args, "evaluate", description, default)
     if arguments.captions:
         score_file(arguments)
         return 0
     if not arguments.workdir:
         raise ConfigError("give a run directory to score, or --captions FILE with --root DIR")
-    captioner = Captioner.load(arguments.workdir, arguments.checkpoint)
-    config = captioner.config
-    default = replace(arguments, decoding=config.decoding, evaluation=config.evaluation)
-    arguments = cli.parse(Arguments, args, "evaluate", description, default)
     try:
         searches = [replace(arguments.decoding, num_beams=beams) for beams in arguments.beams] or [arguments.decoding]
     except ValueError as error:
         raise ConfigError(f"--beams: {error}") from None
+    data = data_of(config, arguments)
     if arguments.root:
-        data = replace(config.data, root=arguments.root)
         refuse_trained_on(config.data, data, arguments.split)
-        captioner.config = replace(config, data=data)
+    captioner = Captioner.load(arguments.workdir, arguments.checkpoint)
+    captioner.config = replace(config, data=data)
     for decoding in searches:
-        show(*evaluate(captioner, Path(arguments.workdir), arguments.split, decoding, arguments.evaluation))
+        with cli.naming_memory(decoding.less_memory):
+            show(*evaluate(captioner, Path(arguments.workdir), arguments.split, decoding, arguments.evaluation))
     return 0
 
 

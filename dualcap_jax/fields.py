@@ -41,7 +41,9 @@ def check_types(config: Any, prefix: str) -> None:
         for member in members:
             if not _fits(member, member_hint):
                 meant = _meant(member, member_hint)
-                raise ConfigError(f"{prefix}{field.name}={reprlib.repr(member)}: must be {_in_words(member_hint)}{meant}")
+                raise ConfigError(
+                    f"{prefix}{field.name}={reprlib.repr(member)}: must be {_in_words(member_hint)}{meant}"
+                )
 
 
 def check_names(kind: type, names: Iterable[str]) -> None:

@@ -82,6 +82,11 @@ class DecodingConfig:
         method = f"sample{self.seed}" if self.do_sample else f"beam{self.num_beams}"
         return re.sub(r"[^\w.-]+", "_", "".join([method, *changed]))
 
+    @property
+    def less_memory(self) -> str:
+        """What to change where memory does not suffice."""
+        return f"lower --decoding.batch-size (now {self.batch_size}) or --decoding.num-beams (now {self.num_beams})"
+
     def __post_init__(self) -> None:
         """Reject impossible values, naming field, value and accepted range."""
         check_types(self, "decoding.")
