@@ -85,13 +85,24 @@ class _Parser(argparse.ArgumentParser):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Of a script: takes options as `parse` does, with hyphens or underscores, and suggests one for a misspelt one."""
+    """Of a script: takes options as `parse` does, and suggests one for a misspelt one.
+
+    Args:
+        section: of an experiment that the options are named as, such as "data": `--data.resize` is then `--resize`.
+        settings: argparse's.
+    """
+
+    def __init__(self, section: str = "", **settings: Any):
+        super().__init__(**settings)
+        self._section = section
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse."""
         options = [option[2:] for option in self._option_string_actions if option.startswith("--")]
         try:
-            args = spelt_out(sys.argv[1:] if args is None else args, {option: option for option in options})
+            args = spelt_out(
+                sys.argv[1:] if args is None else args, {f"{self._section}.{each}": each for each in options}
+            )
         except ConfigError as error:
             self.error(str(error))
         return super().parse_known_args(args, namespace)

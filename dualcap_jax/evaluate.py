@@ -1,5 +1,6 @@
 """Score captions: python -m dualcap_jax.evaluate RUN [--split SPLIT] [--decoding.num-beams 5] [--metrics bleu coco]."""
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,10 @@ from dualcap_jax.evaluation.reports.text import scores_table
 from dualcap_jax.evaluation.reports.values import Evaluation
 from dualcap_jax.scoring import COCO_NAME, describe, evaluate, read_captions, report, score
 from dualcap_jax.training.checkpoints import Which
+
+EMPTY = re.compile(r"^\s*$")
+TOKEN = re.compile(r"<\|\w+\|>|</?s>|<(?:pad|bos|eos|unk)>|\[(?:PAD|CLS|SEP|EOS|UNK)\]")
+"""What a decoder leaves that was not told to skip special tokens."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +77,9 @@ def data_of(config: ExperimentConfig, arguments: Arguments) -> DataConfig:
     if arguments.root:
         return replace(config.data, root=arguments.root)
     if config.data.root and not Path(config.data.root).is_dir():
-        place = "" if Path(config.data.root).is_absolute() else f" (looked under {Path.cwd()})"
+        under = "" if Path(config.data.root).is_absolute() else f" (looked under {Path.cwd()})"
         raise DataError(
-            f"data.root='{config.data.root}' is not a directory{place}: say where the data lies with --root DIR"
+            f"data.root='{config.data.root}' is not a directory{under}: say where the data lies now with --root DIR"
         )
     return config.data
 
@@ -95,8 +100,9 @@ def score_file(arguments: Arguments) -> None:
     file, split = Path(arguments.captions), arguments.split
     source = open_source(data, split)
     captions = read_captions(file, source)
-    if empty := sum(not each.caption.strip() for each in captions):
-        print(f"warning: {file}: {empty} of {len(captions)} captions are empty", file=sys.stderr)
+    for what, looks_so in (("are empty", EMPTY), ("hold a model's token, such as <|endoftext|>", TOKEN)):
+        if number := sum(bool(looks_so.search(each.caption)) for each in captions):
+            print(f"warning: {file}: {number} of {len(captions)} captions {what}", file=sys.stderr)
     theirs = Evaluation(f"{split}-{file.stem}", split, describe(source, data, split), captions)
     scored = score(theirs, source, data, arguments.evaluation)
     show(scored, report(file.parent / "evaluation", scored, source))

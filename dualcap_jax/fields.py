@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import fields
 from difflib import get_close_matches
-from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -15,7 +14,6 @@ from typeguard import TypeCheckError, check_type
 
 from dualcap_jax.errors import ConfigError
 
-_type_hints = cache(get_type_hints)
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "True or False", NoneType: "None"}
 
 
@@ -29,7 +27,7 @@ def check_types(config: Any, prefix: str) -> None:
     Raises:
         ConfigError: names the field, the value, what it must be, and what was probably meant.
     """
-    hints = _type_hints(type(config))
+    hints = get_type_hints(type(config))
     for field in fields(config):
         value, hint = getattr(config, field.name), hints[field.name]
         if isinstance(value, list):
@@ -40,10 +38,8 @@ def check_types(config: Any, prefix: str) -> None:
         members, member_hint = (value, get_args(hint)[0]) if _is_tuple(value, hint) else ((value,), hint)
         for member in members:
             if not _fits(member, member_hint):
-                meant = _meant(member, member_hint)
-                raise ConfigError(
-                    f"{prefix}{field.name}={reprlib.repr(member)}: must be {_in_words(member_hint)}{meant}"
-                )
+                wanted = f"{_in_words(member_hint)}{_meant(member, member_hint)}"
+                raise ConfigError(f"{prefix}{field.name}={reprlib.repr(member)}: must be {wanted}")
 
 
 def check_names(kind: type, names: Iterable[str]) -> None:

@@ -160,7 +160,7 @@ def less_memory(config: ExperimentConfig) -> list[str]:
     remat = " and ".join(f"--model.{part}.remat True" for part in parts)
     return [f"set {remat} (now False)"] * bool(parts) + [
         f"in a new run directory, lower --training.batch-size (now {training.batch_size}) or --data.image-size (now "
-        f"{config.data.image_size}), or raise --training.accumulate (now {training.accumulate}), which divides the batch"
+        f"{config.data.image_size}), or raise --training.accumulate (now {training.accumulate})"
     ]
 
 

@@ -17,7 +17,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from dualcap_jax.cli import keep_freed_memory
+from dualcap_jax import cli
 
 
 def our_jobs(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
@@ -84,7 +84,7 @@ def peer_jobs(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
 
 def serve(connection: Connection, side: str, args: argparse.Namespace) -> None:
     """Do each job that is asked for twice; answer with both times in seconds and the peak memory so far in GiB."""
-    keep_freed_memory()  # as our commands do; the peer gains by it too
+    cli.keep_freed_memory()  # as our commands do; the peer gains by it too
     jobs = our_jobs(args) if side == "ours" else peer_jobs(args)
     while (name := connection.recv()) is not None:
         seconds = []
@@ -97,7 +97,7 @@ def serve(connection: Connection, side: str, args: argparse.Namespace) -> None:
 
 def main() -> None:
     """Alternate the two sides, job by job."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = cli.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--encoder", default="b4", help="b0 to b7")
     parser.add_argument("--image-size", type=int, default=380)
     parser.add_argument("--batch-size", type=int, default=8)

@@ -8,7 +8,6 @@ squares of 380. Each side makes batches of 64 squares and tokens; the peer reads
 worker processes as we have threads. Ends with lines such as `jpeg 1 thread 1.41`: our images a second over the peer's.
 """
 
-import argparse
 import gc
 import io
 import json
@@ -26,7 +25,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from dualcap_jax.cli import keep_freed_memory
+from dualcap_jax import cli
 from dualcap_jax.data.config import DataConfig, ScenesConfig
 from dualcap_jax.data.images import decode_image
 from dualcap_jax.data.pipeline import pad_tokens, train_iterator
@@ -136,14 +135,14 @@ def memory(root: Path, tokenizer: CaptionTokenizer, images: int) -> None:
 
 def main() -> None:
     """Alternate the two sides."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = cli.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=640, help="that each turn times, and that the set holds")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--memory", type=int, default=0, help="only read so many images and print the memory")
     args = parser.parse_args()
     logging.set_verbosity(logging.ERROR)
-    keep_freed_memory()  # as our commands do
+    cli.keep_freed_memory()  # as our commands do
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory) / "jpeg"
         roots = {"jpeg": folder}

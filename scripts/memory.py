@@ -13,6 +13,8 @@ from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
+from dualcap_jax import cli
+
 
 def measure(args: argparse.Namespace, encoder_remat: bool, language_remat: bool) -> tuple[int, float, float, float]:
     """Residuals, their GiB, XLA's temporaries in GiB and the process's peak in GiB, of one setting."""
@@ -60,7 +62,7 @@ def measure(args: argparse.Namespace, encoder_remat: bool, language_remat: bool)
 
 def main() -> None:
     """Print a table of the four settings."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = cli.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--encoder", default="b4", help="b0 to b7")
     parser.add_argument("--image-size", type=int, default=380)
     parser.add_argument("--batch-size", type=int, default=8)
