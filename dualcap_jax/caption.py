@@ -63,7 +63,7 @@ class Pictures:
 
     def _paths(self) -> Iterator[Path]:
         for path in map(Path, self._names):
-            if path.is_dir():
+            if os.path.isdir(path):  # never raises: what is wrong is told when the file is read
                 found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
                 if not found:
                     self.fail(path, "no pictures in this folder")

@@ -9,13 +9,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields, is_dataclass
+from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 import jax
 import tyro
 
 from dualcap_jax.errors import ConfigError, Stopped, UserError
-from dualcap_jax.fields import suggestion
 
 T = TypeVar("T")
 
@@ -60,8 +60,8 @@ def first(kind: type, args: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         args: the command line.
 
     Returns:
-        The options by name, and the other arguments; none of these where an option is not known, since its value
-        would be among them.
+        The options of one value by name, empty where they are not given; and the other arguments, none where an
+        option is not known, since its value would be among them.
 
     Raises:
         ConfigError: an option lacks its value.
@@ -76,7 +76,8 @@ def first(kind: type, args: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     except ConfigError:
         known = False
     named, others = parser.parse_known_args(args)
-    return vars(named), [each for each in others if not each.startswith("-")] if known else []
+    single = {name: value for name, value in vars(named).items() if isinstance(value, str)}
+    return single, [each for each in others if not each.startswith("-")] if known else []
 
 
 class _Parser(argparse.ArgumentParser):
@@ -132,13 +133,15 @@ def spelt_out(args: Sequence[str], names: Mapping[str, str]) -> list[str]:
         if not arg.startswith("--") or name == "help" or name.startswith("tyro-"):
             spelt.append(arg)
             continue
-        if not (found := ends.get(name.replace("_", "-"))):
-            alone = [f"--{end}" for end, options in ends.items() if len(options) == 1]
-            raise ConfigError(f"--{name}: there is no such option{suggestion(f'--{name}', alone)}")
+        asked = name.replace("_", "-")
+        found = sorted(ends.get(asked, ()))
+        if not found:
+            meant = [f"--{option}" for end in get_close_matches(asked, ends, 1) for option in sorted(ends[end])]
+            suggested = f"; did you mean {' or '.join(meant)}?" if meant else ""
+            raise ConfigError(f"--{name}: there is no such option{suggested}")
         if len(found) > 1:
-            listed = ", ".join(f"--{option}" for option in sorted(found))
-            raise ConfigError(f"--{name}: may be {listed}; give more of the name")
-        spelt.append(f"--{next(iter(found))}{equals}{value}")
+            raise ConfigError(f"--{name}: may be {', '.join(map('--{}'.format, found))}; give more of the name")
+        spelt.append(f"--{found[0]}{equals}{value}")
     return spelt
 
 

@@ -18,7 +18,7 @@ from dualcap_jax.data.config import DataConfig
 from dualcap_jax.decoding.config import DecodingConfig
 from dualcap_jax.errors import ConfigError, UserError
 from dualcap_jax.evaluation.config import EvaluationConfig
-from dualcap_jax.fields import check_names, check_types
+from dualcap_jax.fields import check_names, check_types, suggestion
 from dualcap_jax.files import write_text
 from dualcap_jax.models.config import ModelConfig
 from dualcap_jax.models.encoders import ENCODERS, EncoderConfig
@@ -94,14 +94,11 @@ def _mistake(error: BaseException) -> str:
     told = f"{type(error).__name__}: {' '.join(str(error).split())}"
     if isinstance(error, dataclasses.FrozenInstanceError):
         return f"{told}; make a changed copy with dataclasses.replace"
-    if misspelt := re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", told):
-        kinds = {kind.__name__: kind for kind in _dataclasses(ExperimentConfig)}
-        try:
-            check_names(kinds[misspelt[1]], [misspelt[2]])
-        except ConfigError as named:
-            return str(named)
-        except KeyError:  # a class of the file's own
-            pass
+    if misspelt := re.search(r"(?:(\w+)\.__init__\(\) )?got an unexpected keyword argument '(\w+)'", told):
+        kinds = list(_dataclasses(ExperimentConfig))
+        named = [kind for kind in kinds if kind.__name__ == misspelt[1]]
+        known = [entry.name for kind in named or kinds for entry in dataclasses.fields(kind)]
+        told += suggestion(misspelt[2], known)
     return told
 
 

@@ -78,7 +78,7 @@ def _in_words(hint: Any) -> str:
     """A type, for a sentence."""
     origin, choices = get_origin(hint), get_args(hint)
     if origin is Literal:
-        return ("one of " if len(choices) > 1 else "") + ", ".join(map(repr, choices))
+        return " or ".join(map(repr, choices)) if len(choices) < 3 else f"one of {', '.join(map(repr, choices))}"
     if origin in (Union, UnionType):
         return " or ".join(map(_in_words, choices))
     if origin is tuple:
