@@ -15,10 +15,12 @@ import tyro
 
 from dualcap_jax import cli
 from dualcap_jax.captioner import Caption, Captioner
+from dualcap_jax.config import load_run
 from dualcap_jax.data.folders import find_images, read_file
 from dualcap_jax.data.reading import ImagesConfig, part
 from dualcap_jax.data.transform import ImageTransform
 from dualcap_jax.decoding.config import DecodingConfig
+from dualcap_jax.errors import ConfigError
 from dualcap_jax.evaluation.reports.values import GIVEN
 from dualcap_jax.explain.maps import overlay
 from dualcap_jax.explain.words import WordError, find_word
@@ -31,7 +33,7 @@ class Arguments:
 
     workdir: tyro.conf.Positional[str]
     """Run directory that `python -m dualcap_jax.train` wrote."""
-    pictures: tyro.conf.Positional[tuple[str, ...]]
+    pictures: tyro.conf.Positional[tuple[str, ...]] = ()
     """Picture files, and folders whose pictures are taken, those in folders below too."""
     format: Literal["text", "jsonl"] = "text"
     """text: path, tab, caption. jsonl: one JSON object a line, with scores."""
@@ -62,7 +64,7 @@ class Pictures:
 
     def _paths(self) -> Iterator[Path]:
         for path in map(Path, self._names):
-            if not os.path.isdir(path):
+            if not os.path.isdir(path):  # never raises: what is wrong is told when the file is read
                 yield path
                 continue
             found = find_images(path)
@@ -76,7 +78,7 @@ class Pictures:
 
     def fail(self, path: Path, reason: object) -> None:
         """Tell what is wrong with a picture."""
-        print(f"{path}: {reason}", file=sys.stderr)
+        print(f"{printable(path)}: {reason}", file=sys.stderr)
         self.failed += 1
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -100,7 +102,10 @@ def coloured(caption: Caption, terminal: bool) -> str:
 
 def as_json(caption: Caption) -> dict[str, Any]:
     """What is printed of a caption as JSON."""
-    words = [{"word" if name == "text" else name: value for name, value in vars(w).items()} for w in caption.words]
+    words = [
+        {"word" if name == "text" else name: value for name, value in vars(word).items()} | {"seen": word.seen}
+        for word in caption.words
+    ]
     values = {"caption": caption.text, "score": caption.score, "log_prob": caption.log_prob}
     return values | ({"words": words} if words else {})
 
@@ -109,10 +114,21 @@ def render(path: Path, caption: Caption, form: str, terminal: bool = False) -> s
     """One line of output for each caption of a picture, or one for the picture."""
     all_captions = (caption, *caption.others)
     if form == "text":
-        return "\n".join(f"{path}\t{coloured(c, terminal) if c.words else c.text}" for c in all_captions)
+        return "\n".join(f"{printable(path)}\t{coloured(c, terminal) if c.words else c.text}" for c in all_captions)
     values = [as_json(c) for c in all_captions]
     others = {"others": values[1:]} if values[1:] else {}
-    return json.dumps({"image": str(path), **values[0], **others}, ensure_ascii=False)
+    whole = {"image": str(path), **values[0], **others}
+    line = json.dumps(whole, ensure_ascii=False)
+    try:
+        line.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(whole)
+    return line
+
+
+def printable(path: Path) -> str:
+    """A path for a line of text: what no terminal shows, such as a line's end or a byte that is no UTF-8, escaped."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(path))
 
 
 class Maps:
@@ -142,24 +158,32 @@ class Maps:
 def main(args: Sequence[str]) -> int:
     """Caption pictures; returns 1 where some could not be read, or a caption lacks the word to map, else 0."""
     description = "Caption pictures with a trained run."
-    arguments = cli.parse(Arguments, args, "caption", description)
-    captioner = Captioner.load(arguments.workdir, arguments.checkpoint)
-    config = captioner.config
-    default = replace(arguments, decoding=config.decoding, data=part(ImagesConfig, config.data))
+    _, others = cli.first(Arguments, args)
+    default = None
+    if others:
+        run = load_run(others[0])
+        default = Arguments(others[0], decoding=run.decoding, data=part(ImagesConfig, run.data))
     arguments = cli.parse(Arguments, args, "caption", description, default)
+    if not arguments.pictures:
+        raise ConfigError("no image given: name image files, or folders of them, after the run directory")
+    captioner = Captioner.load(arguments.workdir, arguments.checkpoint)
 
+    config = captioner.config
     captioner.config = replace(config, data=replace(config.data, **asdict(arguments.data)))
     pictures = Pictures(arguments.pictures, captioner.config.data.transform)
     terminal = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     maps = Maps(captioner, arguments.map, arguments.map_dir)
-    for caption in captioner.caption_prepared(pictures, arguments.decoding, arguments.explain):
-        path, content = pictures.read.popleft()
-        print(render(path, caption, arguments.format, terminal), flush=True)
-        if arguments.map:
-            try:
-                maps.write(path, content, caption)
-            except WordError as error:
-                pictures.fail(path, error)
+    with cli.naming_memory(arguments.decoding.less_memory):
+        for caption in captioner.caption_prepared(pictures, arguments.decoding, arguments.explain):
+            path, content = pictures.read.popleft()
+            print(render(path, caption, arguments.format, terminal), flush=True)
+            if arguments.map:
+                try:
+                    maps.write(path, content, caption)
+                except WordError as error:
+                    pictures.fail(path, error)
+                except OSError as error:
+                    pictures.fail(path, f"no map of it: {error.filename}: {error.strerror or error}")
     return 1 if pictures.failed else 0
 
 

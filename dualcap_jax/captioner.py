@@ -1,13 +1,16 @@
 """What a user imports: images in, captions with scores out."""
 
+import io
+import math
 import os
+import reprlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +20,16 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from dualcap_jax import inference
-from dualcap_jax.config import ExperimentConfig, load_json, save_json
-from dualcap_jax.data.images import upright_rgb
+from dualcap_jax.config import ExperimentConfig, load_json, load_run, save_json
+from dualcap_jax.data.folders import read_file
+from dualcap_jax.data.images import ImageError, upright_rgb
 from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer
 from dualcap_jax.data.transform import ImageTransform
 from dualcap_jax.decoding import Decoded, DecodingConfig, Rules
-from dualcap_jax.errors import ConfigError
+from dualcap_jax.errors import UserError, require
 from dualcap_jax.explain.maps import word_map
 from dualcap_jax.explain.words import Word, find_word, join_words, log_probs, word_spans
+from dualcap_jax.fields import check_names
 from dualcap_jax.files import replacing, write_text
 from dualcap_jax.models import variables
 from dualcap_jax.models.variables import Variables
@@ -33,7 +38,8 @@ from dualcap_jax.pretrained.tables import PretrainedError, export, own_table, po
 from dualcap_jax.training.checkpoints import Which, restore_model
 from dualcap_jax.training.trained_on import load_own_tokenizer
 
-Picture = str | os.PathLike | bytes | Image.Image | np.ndarray
+Buffer = bytes | bytearray | memoryview
+Picture = str | os.PathLike | Buffer | Image.Image | np.ndarray
 """A path, an encoded picture (JPEG, PNG, WebP, ...), a PIL image or an array uint8 [height, width, 3]."""
 
 
@@ -56,17 +62,54 @@ class Caption:
     """The next best, where more than one was asked for."""
 
 
-def _open(picture: Picture, transform: ImageTransform) -> Image.Image:
-    if isinstance(picture, np.ndarray):
-        picture = Image.fromarray(picture)
+def _several(images: Any) -> Iterable[Any]:
+    """Images; one that is given alone is a list of one."""
+    is_array = getattr(images, "ndim", None) in (2, 3)
+    alone = is_array or isinstance(images, str | os.PathLike | Buffer | Image.Image | io.IOBase | dict)
+    return [images] if alone or not isinstance(images, Iterable) else images
+
+
+def _open(picture: Any, transform: ImageTransform) -> Image.Image:
     if isinstance(picture, Image.Image):
         return upright_rgb(picture)
-    if isinstance(picture, bytes):
-        return transform.open(picture)
-    return transform.open(Path(picture).read_bytes(), str(picture))
+    if isinstance(picture, Buffer):
+        return transform.open(bytes(picture))
+    if isinstance(picture, str | os.PathLike):
+        try:
+            return transform.open(read_file(Path(picture)), str(picture))
+        except ImageError as error:
+            raise ImageError(f"{os.fspath(picture)}: {error}") from error
+    if hasattr(picture, "__array__"):
+        return upright_rgb(Image.fromarray(_pixels(np.asarray(picture))))
+    raise ImageError(
+        f"{reprlib.repr(picture)} is no image: give a path, the bytes of an image file, a PIL image or an array uint8 "
+        "[height, width, 3]"
+    )
 
 
-def _text(caption: Caption | str) -> str:
+def _pixels(values: np.ndarray) -> np.ndarray:
+    """An array that is an image: [height, width], or with 3 colours or 4."""
+    if values.ndim == 3 and values.shape[-1] == 1:
+        values = values[..., 0]
+    if 0 in values.shape or (values.ndim != 2 and (values.ndim != 3 or values.shape[-1] not in (3, 4))):
+        turned = "; give array.transpose(1, 2, 0)" if values.ndim == 3 and values.shape[0] in (3, 4) else ""
+        raise ImageError(
+            f"an array {list(values.shape)} is no image: must be [height, width, 3] or [height, width]{turned}"
+        )
+    if values.dtype != np.uint8:
+        low, high = (values.min(), values.max()) if values.dtype.kind in "biuf" else (math.nan, math.nan)
+        mend = "bring its values to 0 to 255, then give array.astype('uint8')"
+        if low >= 0 and high <= 1:
+            mend = "give (array * 255).round().astype('uint8')"
+        elif low >= 0 and high <= 255:
+            mend = "give array.round().astype('uint8')"
+        raise ImageError(f"an array of {values.dtype}, {low} to {high}: must be uint8, 0 to 255; {mend}")
+    return values
+
+
+def _text(caption: Any) -> str:
+    if not isinstance(caption, Caption | str):
+        raise UserError(f"{reprlib.repr(caption)} is no caption: give its text, or what the captioner returned")
     return caption if isinstance(caption, str) else caption.text
 
 
@@ -92,15 +135,14 @@ class Captioner:
             checkpoint: "best" by validation loss, or "latest".
 
         Raises:
-            ConfigError: when `workdir` is no run directory.
+            ConfigError: when `workdir` is no run directory, or `checkpoint` is neither.
             CheckpointError: when it has no checkpoint yet.
         """
+        require(checkpoint in get_args(Which), "checkpoint", checkpoint, "must be 'best' or 'latest'")
         workdir = Path(workdir)
         if (workdir / "model.safetensors").is_file():
             return cls.from_pretrained(workdir)
-        if not (workdir / "config.json").is_file():
-            raise ConfigError(f"{workdir}: not a run directory (no config.json in it)")
-        config = load_json(workdir / "config.json")
+        config = load_run(workdir)
         model, step = restore_model(workdir, variables.shapes(config.model), checkpoint)
         return cls(config, model, load_own_tokenizer(workdir, config.model.language.vocab_size), step)
 
@@ -162,7 +204,7 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
 
     def __call__(
         self,
-        images: Sequence[Picture],
+        images: Iterable[Picture] | Picture,
         *,
         explain: bool = False,
         **decoding: Any,
@@ -170,16 +212,17 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         """Caption pictures.
 
         Args:
-            images: of any size.
+            images: of any size; one alone is taken as a list of one.
             explain: give each caption's `words`, with what the picture added to each.
             decoding: fields of `DecodingConfig` to change, such as num_beams=1 or num_return_sequences=3.
 
         Raises:
+            ConfigError: for a setting of the search that there is not, or an impossible one.
             ImageError: for the first picture that cannot be read.
         """
-        return list(
-            self.caption_prepared(map(self.prepare, images), replace(self.config.decoding, **decoding), explain)
-        )
+        check_names(DecodingConfig, decoding)
+        settings = replace(self.config.decoding, **decoding)
+        return list(self.caption_prepared(map(self.prepare, _several(images)), settings, explain))
 
     def prepare(self, picture: Picture) -> UInt8[np.ndarray, "size size 3"]:
         """What the network sees of a picture: its middle, resized.

@@ -1,13 +1,20 @@
 """What the commands share: arguments from dataclasses, and mistakes told in one line."""
 
+import argparse
 import contextlib
 import ctypes
+import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, Field, fields, is_dataclass
+from difflib import get_close_matches
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
+import jax
 import tyro
 
 from dualcap_jax import interrupts
@@ -15,15 +22,26 @@ from dualcap_jax.errors import ConfigError, Stopped, UserError
 
 T = TypeVar("T")
 
+_POSITIONAL = tyro.conf.Positional[str].__metadata__[0]  # type: ignore[attr-defined]
+
 
 def parse(kind: type[T], args: Sequence[str], command: str, description: str, default: Any = None) -> T:
     """Arguments of a command as an instance of the dataclass `kind`.
 
+    An option is given by the whole dotted name of its field, or by as much of its end as no other option has.
     Prints help, or what is wrong with which argument, and exits where need be (code 0 or 2).
 
+    Args:
+        kind: what the command takes.
+        args: the command line.
+        command: its name.
+        description: for its help.
+        default: of what is not given; a run's own settings are read before them, see `first`.
+
     Raises:
-        ConfigError: for a field with an impossible value.
+        ConfigError: for a field with an impossible value, or an option that there is not.
     """
+    args = spelt_out(args, {whole: option for whole, option, _ in _options(kind, default)})
     try:
         return tyro.cli(
             kind,
@@ -35,6 +53,142 @@ def parse(kind: type[T], args: Sequence[str], command: str, description: str, de
         )
     except ValueError as error:  # of fields without a prefix, which tyro lets through
         raise ConfigError(str(error)) from None
+
+
+def first(kind: type, args: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """What a command line holds, as text: to find the run whose settings are the defaults of all other options.
+
+    Args:
+        kind: as for `parse`.
+        args: the command line.
+
+    Returns:
+        The options of one value by name, empty where they are not given; and the other arguments, none where an
+        option is not known, since its value would be among them.
+
+    Raises:
+        ConfigError: an option lacks its value.
+    """
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    names = {}
+    for whole, option, hint in _options(kind, None):
+        names[whole] = option
+        parser.add_argument(f"--{option}", dest=option, default="", nargs="*" if get_origin(hint) is tuple else None)
+    try:
+        args, known = spelt_out(args, names), True
+    except ConfigError:
+        known = False
+    named, others = parser.parse_known_args(args)
+    single = {name: value for name, value in vars(named).items() if isinstance(value, str)}
+    return single, [each for each in others if not each.startswith("-")] if known else []
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Of a script: takes options as `parse` does, and suggests one for a misspelt one.
+
+    Args:
+        section: of an experiment that the options are named as, such as "data": `--data.resize` is then `--resize`.
+        settings: argparse's.
+    """
+
+    def __init__(self, section: str = "", **settings: Any):
+        super().__init__(**settings)
+        self._section = section
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse."""
+        options = [option[2:] for option in self._option_string_actions if option.startswith("--")]
+        try:
+            args = spelt_out(
+                sys.argv[1:] if args is None else args, {f"{self._section}.{each}": each for each in options}
+            )
+        except ConfigError as error:
+            self.error(str(error))
+        return super().parse_known_args(args, namespace)
+
+
+def spelt_out(args: Sequence[str], names: Mapping[str, str]) -> list[str]:
+    """A command line with its options as the parser knows them.
+
+    Args:
+        args: the command line.
+        names: options by the whole dotted names of their fields.
+
+    Raises:
+        ConfigError: an option may be several, or is none; then with the one that was probably meant.
+    """
+    ends: dict[str, set[str]] = defaultdict(set)
+    for whole, option in names.items():
+        parts = whole.split(".")
+        for place in range(len(parts)):
+            ends[".".join(parts[place:])].add(option)
+    ends |= {option: {option} for option in names.values()}
+    spelt: list[str] = []
+    for place, arg in enumerate(args):
+        if arg == "--":
+            return [*spelt, *args[place:]]
+        name, equals, value = arg.removeprefix("--").partition("=")
+        if not arg.startswith("--") or name == "help" or name.startswith("tyro-"):
+            spelt.append(arg)
+            continue
+        asked = name.replace("_", "-")
+        found = sorted(ends.get(asked, ()))
+        if not found:
+            meant = [f"--{option}" for end in get_close_matches(asked, ends, 1) for option in sorted(ends[end])]
+            suggested = f"; did you mean {' or '.join(meant)}?" if meant else ""
+            raise ConfigError(f"--{name}: there is no such option{suggested}")
+        if len(found) > 1:
+            raise ConfigError(f"--{name}: may be {', '.join(map('--{}'.format, found))}; give more of the name")
+        spelt.append(f"--{found[0]}{equals}{value}")
+    return spelt
+
+
+def _options(kind: type, default: Any, whole: str = "", prefix: str = "") -> Iterator[tuple[str, str, Any]]:
+    """The whole dotted name, the option and the type of each field that is one, as tyro names them."""
+    hints = get_type_hints(kind, include_extras=True)
+    for field in fields(kind):
+        hint, marks = hints[field.name], getattr(hints[field.name], "__metadata__", ())
+        if _POSITIONAL in marks:
+            continue
+        own = next((mark.name for mark in marks if getattr(mark, "name", None) is not None), field.name)
+        name, option = (f"{before}{each}".replace("_", "-") for before, each in ((whole, field.name), (prefix, own)))
+        value = _default(field) if default is None else getattr(default, field.name)
+        if is_dataclass(value):
+            yield from _options(type(value), value, f"{name}.", f"{option}." if own else prefix)
+        else:
+            yield name, option, get_args(hint)[0] if marks else hint
+
+
+def _default(field: Field) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+@contextmanager
+def naming_memory(*mends: str) -> Iterator[None]:
+    """Tell in one line that memory ran out in this block.
+
+    Args:
+        mends: what helps, with the values at hand, such as "lower --decoding.num-beams (now 5)".
+
+    Raises:
+        OutOfMemory: it did.
+    """
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        cause = next(iter(str(error).removeprefix("RESOURCE_EXHAUSTED: ").splitlines()), "")
+        raise OutOfMemory(f"out of memory{f' ({cause})' if cause else ''}: {'; or '.join(mends)}") from error
+
+
+class OutOfMemory(UserError):
+    """The device's memory, or the machine's, does not hold what was asked for."""
 
 
 def keep_freed_memory() -> None:
@@ -57,6 +211,8 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
     """
     keep_freed_memory()
     _open_closed_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal cannot print is no reason to end: names of files
+        sys.stdout.reconfigure(errors="backslashreplace")
     with interrupts.listening():
         code = _exit_code(main)
         if interrupts.asked() is not None:

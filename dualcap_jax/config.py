@@ -3,18 +3,22 @@
 import dataclasses
 import json
 import os
+import re
+import reprlib
 import runpy
 import sys
+import traceback
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.decoding.config import DecodingConfig
-from dualcap_jax.errors import ConfigError
+from dualcap_jax.errors import ConfigError, UserError
 from dualcap_jax.evaluation.config import EvaluationConfig
+from dualcap_jax.fields import check_names, check_types, suggestion
 from dualcap_jax.files import write_text
 from dualcap_jax.models.config import ModelConfig
 from dualcap_jax.models.encoders import ENCODERS, EncoderConfig
@@ -44,6 +48,7 @@ class ExperimentConfig:
     names, or from random ones."""
 
     def __post_init__(self) -> None:
+        check_types(self, "")
         positions = self.model.language.max_positions
         for name in ("data", "decoding"):
             length = getattr(self, name).max_length
@@ -61,26 +66,49 @@ def load_experiment(path: str | os.PathLike) -> ExperimentConfig:
     """The configuration that `get_config()` of a Python file returns.
 
     Raises:
-        ConfigError: when there is no such file, or it defines no `get_config`.
+        ConfigError: when there is no such file, it defines no `get_config`, or a mistake in it ends it; names the line.
     """
     if not Path(path).is_file():
         raise ConfigError(f"--config {path}: no such file")
     sys.path.insert(0, str(Path(path).resolve().parent))  # so that an experiment can build on the one beside it
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
-    except Exception as error:
-        raise ConfigError(f"--config {path}: {type(error).__name__}: {error}") from error
+        config = get_config() if callable(get_config) else None
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = f", line {lines[-1]}" if lines else ""
+        raise ConfigError(f"--config {path}{line}: {_mistake(error)}") from error
     finally:
         del sys.path[0]
     if not callable(get_config):
         raise ConfigError(f"--config {path}: defines no get_config()")
-    try:
-        config = get_config()
-    except ValueError as error:  # a field's own check
-        raise ConfigError(f"--config {path}: {error}") from error
     if not isinstance(config, ExperimentConfig):
         raise ConfigError(f"--config {path}: get_config() returned {config!r}, not an ExperimentConfig")
     return config
+
+
+def _mistake(error: BaseException) -> str:
+    """What ended an experiment's file, in one line."""
+    if isinstance(error, UserError):
+        return str(error)
+    told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if isinstance(error, dataclasses.FrozenInstanceError):
+        return f"{told}; make a changed copy with dataclasses.replace"
+    if misspelt := re.search(r"(?:(\w+)\.__init__\(\) )?got an unexpected keyword argument '(\w+)'", told):
+        kinds = list(_dataclasses(ExperimentConfig))
+        named = [kind for kind in kinds if kind.__name__ == misspelt[1]]
+        known = [entry.name for kind in named or kinds for entry in dataclasses.fields(kind)]
+        told += suggestion(misspelt[2], known)
+    return told
+
+
+def _dataclasses(kind: type) -> Iterator[type]:
+    """A configuration's dataclass, and all that its fields may hold."""
+    yield kind
+    for hint in typing.get_type_hints(kind).values():
+        if dataclasses.is_dataclass(hint):
+            for each in _KINDS.get(cast(type, hint), {"": hint}).values():
+                yield from _dataclasses(cast(type, each))
 
 
 VERSION = 2
@@ -92,8 +120,9 @@ _KINDS: dict[type, Mapping[str, type]] = {EncoderConfig: ENCODERS, LanguageModel
 
 def _name_kinds(values: dict[str, Any]) -> dict[str, Any]:
     """Version 1 had one kind of encoder and one of language model, and named neither."""
-    values["model"]["encoder"]["kind"] = "efficientnet"
-    values["model"]["language"]["kind"] = "gpt2"
+    model = _object("model", values.get("model"))
+    for part, kind in (("encoder", "efficientnet"), ("language", "gpt2")):
+        _object(f"model.{part}", model.get(part))["kind"] = kind
     return values
 
 
@@ -121,37 +150,53 @@ def load_json(path: str | os.PathLike) -> ExperimentConfig:
         ConfigError: when the file is no configuration, naming the field that is wrong.
     """
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ConfigError(f"holds {values!r}, not an object")
+        values = _object("it", json.loads(Path(path).read_text(encoding="utf-8")))
         version = values.pop("version", 1)
         if version not in (*_UPGRADES, VERSION):
             raise ConfigError(f"is of version {version!r}; this program reads versions up to {VERSION}: update it")
         for older in range(version, VERSION):
             values = _UPGRADES[older](values)
-        return _from_dict(ExperimentConfig, values)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{path}: not a configuration that can be read: {error}") from error
+        return _from_dict(ExperimentConfig, values, "")
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{path}: not a configuration that can be read (mend it, or put back the one written with the weights): "
+            f"{error}"
+        ) from error
 
 
-def _from_dict(kind: type[T], values: dict[str, Any]) -> T:
+def _object(name: str, values: Any) -> dict[str, Any]:
+    """What JSON holds under a name, which must be an object."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{name} is {reprlib.repr(values)}, not an object")
+    return values
+
+
+def _from_dict(kind: type[T], values: dict[str, Any], prefix: str) -> T:
     if kind in _KINDS:
-        name = values.pop("kind")
+        name = values.pop("kind", None)
         if name not in _KINDS[kind]:
-            raise ConfigError(f"kind {name!r} is not known here; known: {', '.join(_KINDS[kind])}")
+            raise ConfigError(f"{prefix}kind={name!r} is not known here; known: {', '.join(_KINDS[kind])}")
         kind = cast(type[T], _KINDS[kind][name])
     hints = typing.get_type_hints(kind)
-    names = {entry.name for entry in dataclasses.fields(cast(Any, kind))}
-    if unknown := values.keys() - names:
-        raise ConfigError(f"{kind.__name__} has no field {', '.join(sorted(unknown))}")
+    check_names(kind, values)
     fields = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(hints[name]):
-            value = _from_dict(cast(type, hints[name]), value)
-        elif isinstance(value, list):
-            value = tuple(value)
+            value = _from_dict(cast(type, hints[name]), _object(f"{prefix}{name}", value), f"{prefix}{name}.")
         fields[name] = value
     return kind(**fields)
+
+
+def load_run(workdir: str | os.PathLike) -> ExperimentConfig:
+    """The configuration of a run directory, or of a captioner that was saved to one.
+
+    Raises:
+        ConfigError: when it is none, or its config.json cannot be read.
+    """
+    path = Path(workdir) / "config.json"
+    if not path.is_file():
+        raise ConfigError(f"{workdir}: not a run directory (no config.json in it)")
+    return load_json(path)
 
 
 def differences(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple[Any, Any]]:

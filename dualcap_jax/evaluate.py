@@ -1,6 +1,7 @@
 """Score captions: python -m dualcap_jax.evaluate RUN [--split SPLIT] [--decoding.num-beams 5] [--metrics bleu coco]."""
 
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import tyro
 
 from dualcap_jax import cli
 from dualcap_jax.captioner import Captioner
-from dualcap_jax.config import load_json
+from dualcap_jax.config import ExperimentConfig, load_run
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.reading import ReadingConfig, part
 from dualcap_jax.data.records import DataError, Source
@@ -24,6 +25,10 @@ from dualcap_jax.evaluation.reports.values import Evaluation
 from dualcap_jax.scoring import COCO_NAME, describe, evaluate, read_captions, report, root_name, score
 from dualcap_jax.training.checkpoints import Which
 
+EMPTY = re.compile(r"^\s*$")
+TOKEN = re.compile(r"<\|\w+\|>|</?s>|<(?:pad|bos|eos|unk)>|\[(?:PAD|CLS|SEP|EOS|UNK)\]")
+"""What a decoder leaves that was not told to skip special tokens."""
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -35,7 +40,7 @@ class Arguments:
     """Split of the data to score."""
     checkpoint: Which = "best"
     """best (by validation loss) or latest."""
-    root: str = ""
+    root: Annotated[str, tyro.conf.arg(name="data.root")] = ""
     """Where the data lies, if not where the run was trained on."""
     captions: str = ""
     """Score the captions of this file instead of the run's: of any system, a JSON list in COCO's results format,
@@ -73,6 +78,19 @@ def is_of_coco(source: Source) -> bool:
     return all(COCO_NAME.fullmatch(each.filename) and int(each.filename[:12]) == each.image_id for each in records)
 
 
+def data_of(config: ExperimentConfig, arguments: Arguments) -> DataConfig:
+    """The configuration of the data that a run is scored on.
+
+    Raises:
+        DataError: the run's own are no longer where they were.
+    """
+    root = arguments.root or config.data.root
+    if root and not arguments.root and not Path(root).is_dir():
+        under = "" if Path(root).is_absolute() else f" (looked under {Path.cwd()})"
+        raise DataError(f"data.root='{root}' is not a directory{under}: say where the data lies now with --root DIR")
+    return replace(config.data, root=root, **asdict(arguments.data))
+
+
 def score_file(arguments: Arguments) -> None:
     """Score the captions of a file.
 
@@ -81,9 +99,8 @@ def score_file(arguments: Arguments) -> None:
         DataError: a fault in the file or in the data.
     """
     if arguments.workdir:
-        data = load_json(Path(arguments.workdir) / "config.json").data
-        usual = data.root
-        data = replace(data, root=arguments.root or data.root, **asdict(arguments.data))
+        run = load_run(arguments.workdir)
+        usual, data = run.data.root, data_of(run, arguments)
     elif arguments.root:
         usual, data = arguments.root, fitting(arguments.root, arguments.data)
     else:
@@ -91,8 +108,12 @@ def score_file(arguments: Arguments) -> None:
     file, split = Path(arguments.captions), arguments.split
     source = open_source(data, split)
     check_metrics(arguments.evaluation)
+    captions = read_captions(file, source)
+    for what, looks_so in (("are empty", EMPTY), ("hold a model's token, such as <|endoftext|>", TOKEN)):
+        if number := sum(bool(looks_so.search(each.caption)) for each in captions):
+            print(f"warning: {file}: {number} of {len(captions)} captions {what}", file=sys.stderr)
     name = file_report_name(file, split) + root_name(data.root, usual) + arguments.evaluation.name(EvaluationConfig())
-    theirs = Evaluation(name, split, describe(source, data, split), read_captions(file, source))
+    theirs = Evaluation(name, split, describe(source, data, split), captions)
     scored = score(theirs, source, data, arguments.evaluation)
     directory = file.parent if file.resolve().parent.name == "evaluation" else file.parent / "evaluation"
     show(scored, report(directory, scored, source))
@@ -113,38 +134,34 @@ def show(evaluation: Evaluation, path: Path) -> None:
 def main(args: Sequence[str]) -> int:
     """Score captions and print the table; returns the exit code."""
     description = "Score a run's captions, or a file's, on a split of the data, and write reports."
-    arguments = cli.parse(Arguments, args, "evaluate", description)
+    _, others = cli.first(Arguments, args)
+    config = load_run(others[0]) if others else ExperimentConfig()
+    default = Arguments(evaluation=config.evaluation, decoding=config.decoding, data=part(ReadingConfig, config.data))
+    arguments = cli.parse(Arguments, args, "evaluate", description, default)
     if arguments.captions:
-        if arguments.workdir:
-            run = load_json(Path(arguments.workdir) / "config.json")
-            default = replace(arguments, data=part(ReadingConfig, run.data))
-            arguments = cli.parse(Arguments, args, "evaluate", description, default)
         score_file(arguments)
         return 0
     if not arguments.workdir:
         raise ConfigError("give a run directory to score, or --captions FILE with --root DIR")
-    captioner = Captioner.load(arguments.workdir, arguments.checkpoint)
-    config = captioner.config
-    reading = part(ReadingConfig, config.data)
-    default = replace(arguments, decoding=config.decoding, evaluation=config.evaluation, data=reading)
-    arguments = cli.parse(Arguments, args, "evaluate", description, default)
     try:
         searches = [replace(arguments.decoding, num_beams=beams) for beams in arguments.beams] or [arguments.decoding]
     except ValueError as error:
         raise ConfigError(f"--beams: {error}") from None
-    data = replace(config.data, root=arguments.root or config.data.root, **asdict(arguments.data))
+    data = data_of(config, arguments)
     if arguments.root:
         refuse_trained_on(config.data, data, arguments.split)
+    captioner = Captioner.load(arguments.workdir, arguments.checkpoint)
     captioner.config = replace(config, data=data)
     for decoding in searches:
-        scored = evaluate(
-            captioner,
-            Path(arguments.workdir),
-            arguments.split,
-            decoding,
-            arguments.evaluation,
-            checkpoint=arguments.checkpoint,
-        )
+        with cli.naming_memory(decoding.less_memory):
+            scored = evaluate(
+                captioner,
+                Path(arguments.workdir),
+                arguments.split,
+                decoding,
+                arguments.evaluation,
+                checkpoint=arguments.checkpoint,
+            )
         show(*scored)
     return 0
 

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import reprlib
 import sys
 import zlib
 from collections import Counter
@@ -201,15 +202,29 @@ def read_captions(path: Path, source: Source) -> tuple[ScoredCaption, ...]:
     Raises:
         DataError: the file is no such list, or not of just these images.
     """
+    wanted = 'not captions in COCO\'s results format, [{"image_id": 1, "caption": "..."}, ...]'
     try:
         entries = json.loads(path.read_bytes())
-        captions = [(int(entry["image_id"]), str(entry["caption"])) for entry in entries]
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(
-            f'{path}: not captions in COCO\'s results format, [{{"image_id": 1, "caption": "..."}}, ...]: {error!r}'
-        ) from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: {wanted}: {error}") from None
+    if not isinstance(entries, list):
+        raise DataError(f"{path}: {wanted}: it is {reprlib.repr(entries)}, not a list")
+    captions = []
+    for number, entry in enumerate(entries, 1):
+        where = f"{path}: entry {number}"
+        if not isinstance(entry, dict) or not {"image_id", "caption"} <= entry.keys():
+            raise DataError(f"{where}: {wanted}: it is {reprlib.repr(entry)}")
+        image_id, caption = _whole_number(entry["image_id"]), entry["caption"]
+        if image_id is None:
+            raise DataError(f"{where}: image_id {reprlib.repr(entry['image_id'])} is not an image's number, such as 1")
+        if not isinstance(caption, str):
+            raise DataError(
+                f"{where}: the caption of image {image_id} is {reprlib.repr(caption)}, not text; give one text, in "
+                'quotes, or "" for a caption without words'
+            )
+        captions.append((image_id, caption))
     if twice := [image_id for image_id, count in Counter(image_id for image_id, _ in captions).items() if count > 1]:
         raise DataError(
             f"{path}: image {twice[0]} has more than one caption ({len(twice)} images have): keep one of each"
@@ -222,6 +237,13 @@ def read_captions(path: Path, source: Source) -> tuple[ScoredCaption, ...]:
         if some:
             raise DataError(f"{path}: {what} {min(some)} ({len(some)} such of {len(image_ids)} images)")
     return tuple(ScoredCaption(image_id, by_id[image_id]) for image_id in image_ids)
+
+
+def _whole_number(value: object) -> int | None:
+    """An image's number as JSON or a table that was turned into it writes it: 7, 7.0 or "7"; None for anything else."""
+    if (isinstance(value, float) and value.is_integer()) or (isinstance(value, str) and value.isdecimal()):
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def score(evaluation: Evaluation, source: Source, data: DataConfig, settings: EvaluationConfig) -> Evaluation:

@@ -1,8 +1,9 @@
 """Train a captioner: python -m dualcap_jax.train [--config FILE.py] [--workdir DIR] [--section.field VALUE ...]."""
 
-import argparse
 import math
 import os
+import shlex
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -50,6 +51,8 @@ RESUMABLE = (
     "decoding.",
     "evaluation.",
     "data.root",
+    "model.encoder.remat",
+    "model.language.remat",
     "data.read_threads",
     "data.on_error",
     "data.truncated",
@@ -79,26 +82,29 @@ def parse(args: Sequence[str]) -> tuple[ExperimentConfig, Path, Start]:
     Raises:
         ConfigError: when the run directory holds something else, or a run that the arguments contradict.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("--config", "--workdir", "--init-from"):
-        first.add_argument(name, default="")
-    named, _ = first.parse_known_args(args)
-
+    named, _ = cli.first(Arguments, args)
     saved = None
-    if named.workdir and (Path(named.workdir) / "config.json").is_file():
-        saved = load_json(Path(named.workdir) / "config.json")
-    if named.config:
-        base = load_experiment(named.config)
-    elif saved is None and named.init_from:
-        base = load_captioner(named.init_from).config
+    if named["workdir"] and (Path(named["workdir"]) / "config.json").is_file():
+        saved = load_json(Path(named["workdir"]) / "config.json")
+    if named["config"]:
+        base = load_experiment(named["config"])
+    elif saved is None and named["init-from"]:
+        base = load_captioner(named["init-from"]).config
     else:
         base = saved or ExperimentConfig()
     description = "Train a captioner. Settings can also be read from a file (--config) and are saved with the run."
-    arguments = cli.parse(Arguments, args, "train", description, Arguments(named.config, named.workdir, base))
+    arguments = cli.parse(Arguments, args, "train", description, Arguments(named["config"], named["workdir"], base))
 
     config = arguments.experiment
     name = Path(arguments.config).stem if arguments.config else "scenes"
     workdir = Path(arguments.workdir or f"runs/{datetime.now():%Y%m%d-%H%M%S}-{name}")
+    training = config.training
+    if saved is None and training.warmup_steps > training.steps:
+        print(
+            f"warning: training.warmup_steps={training.warmup_steps} is more than training.steps={training.steps}: the "
+            f"learning rate never rises to its height; give --training.warmup-steps {training.steps // 10}",
+            file=sys.stderr,
+        )
     if saved is not None:
         config = _as_resolved(config, saved)
         changed = {
@@ -177,6 +183,17 @@ def _as_resolved(config: ExperimentConfig, saved: ExperimentConfig) -> Experimen
         language = replace(language, **shape)
     model = replace(config.model, encoder=encoder, language=language)
     return _with_vocabulary(replace(config, model=model, data=data), old.vocab_size)
+
+
+def less_memory(config: ExperimentConfig) -> list[str]:
+    """What to change where memory does not suffice for training."""
+    training = config.training
+    parts = [part for part in ("encoder", "language") if not getattr(config.model, part).remat]
+    remat = " and ".join(f"--model.{part}.remat True" for part in parts)
+    return [f"set {remat} (now False)"] * bool(parts) + [
+        f"in a new run directory, lower --training.batch-size (now {training.batch_size}) or --data.image-size (now "
+        f"{config.data.image_size}), or raise --training.accumulate (now {training.accumulate})"
+    ]
 
 
 def make_tokenizer(config: ExperimentConfig, source: Source) -> CaptionTokenizer:
@@ -297,21 +314,23 @@ def _train(
     print(f"device: {jax.devices()[0].device_kind}, {config.model.dtype}; compiling the first step", flush=True)
 
     batches = train_iterator(train_source, tokenizer, config.data, training.batch_size, training.seed)
-    state, notes = first_state(config.model, training, run.checkpoints, batches, model_of_other)
-    print("".join(f"{note}\n" for note in notes), end="", flush=True)
-    objective = cross_entropy(training.loss, training.freeze)
-    step = make_train_step(config.model, training, objective)
-    train(state, step, make_evaluate(config, objective, validation_source, tokenizer), batches, run)
+    with cli.naming_memory(*less_memory(config)):
+        state, notes = first_state(config.model, training, run.checkpoints, batches, model_of_other)
+        print("".join(f"{note}\n" for note in notes), end="", flush=True)
+        objective = cross_entropy(training.loss, training.freeze)
+        step = make_train_step(config.model, training, objective)
+        train(state, step, make_evaluate(config, objective, validation_source, tokenizer), batches, run)
     if (found := skipped(sources)) != known:
         print(found, end="")
 
     curves_figure(read_json_lines(workdir / "metrics.jsonl"), workdir / "curves.png")
     split = "validation" if config.data.root else "test"
-    scores, report = evaluate(Captioner.load(workdir), workdir, split, wait=True)
+    with cli.naming_memory(config.decoding.less_memory):
+        scores, report = evaluate(Captioner.load(workdir), workdir, split, wait=True)
     print(summary(scores))
     print("".join(f"warning: {warning}\n" for warning in warnings(scores)), end="")
     print(f"written: {workdir}/ (checkpoints, metrics.jsonl, curves.png, samples.png), {report}")
-    print(f"caption an image: python -m dualcap_jax.caption {workdir} IMAGE")
+    print(f"caption an image: python -m dualcap_jax.caption {shlex.quote(str(workdir))} IMAGE")
     return 0
 
 

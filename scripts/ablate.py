@@ -33,6 +33,7 @@ from dualcap_jax.config import ExperimentConfig, differences, load_experiment, l
 from dualcap_jax.errors import ConfigError
 from dualcap_jax.evaluation.reports.files import read_reports
 from dualcap_jax.evaluation.reports.text import LABELS
+from dualcap_jax.fields import suggestion
 from dualcap_jax.files import write_text
 from dualcap_jax.train import parse
 
@@ -68,7 +69,8 @@ def whole_name(short: str, names: Sequence[str]) -> str:
             raise ConfigError(f"--vary {short}: may be {', '.join(found)}; give more of the name")
         if found:
             return found[0]
-    raise ConfigError(f"--vary {short}: the experiment has no such field")
+    ends = [name.split(".", place)[-1] for name in names for place in range(name.count(".") + 1)]
+    raise ConfigError(f"--vary {short}: the experiment has no such field{suggestion(short, ends)}")
 
 
 def variations(arguments: Sequence[str], config: ExperimentConfig) -> dict[str, Setting]:
@@ -161,7 +163,7 @@ def table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Train what is missing, write the table; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="", help="experiment file; the embedded one unless given")
     parser.add_argument("--vary", nargs="+", required=True, metavar="NAME=VALUE")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each variation, from 0")

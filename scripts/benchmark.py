@@ -97,7 +97,7 @@ def serve(connection: Connection, side: str, args: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Alternate the two sides, job by job."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = cli.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--encoder", default="b4", help="b0 to b7")
     parser.add_argument("--image-size", type=int, default=380)
     parser.add_argument("--batch-size", type=int, default=8)

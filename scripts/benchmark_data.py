@@ -8,7 +8,6 @@ squares of 380. Each side makes batches of 64 squares and tokens; the peer reads
 worker processes as we have threads. Ends with lines such as `jpeg 1 thread 1.41`: our images a second over the peer's.
 """
 
-import argparse
 import gc
 import io
 import json
@@ -136,7 +135,7 @@ def memory(root: Path, tokenizer: CaptionTokenizer, images: int) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Alternate the two sides."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = cli.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=640, help="that each turn times, and that the set holds")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=5)

@@ -186,7 +186,7 @@ def _case(text: str) -> tuple[int, int]:
 
 def main(arguments: Sequence[str]) -> int:
     """Time each case."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workdir", help="a run with the skip_mlp merger, such as the embedded default")
     parser.add_argument("--as-gpt2-small", action="store_true")
     cases = ["1x1", "1x8", "1x64", "5x1", "5x8", "5x64", "64x1", "64x8", "256x1"]

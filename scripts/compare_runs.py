@@ -105,7 +105,7 @@ def table(names: Sequence[str], results: Sequence[dict[str, Any]]) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Print the table; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "runs", nargs="+", help="run directories, or JSON files of evaluations; the first is compared with"
     )

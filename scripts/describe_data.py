@@ -129,7 +129,7 @@ def draw(found: Description, max_length: int, path: Path) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Describe a split."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.ArgumentParser("data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", help="the set, as --data.root")
     parser.add_argument("--split", default="train", help="(%(default)s)")
     parser.add_argument("--max-length", type=int, default=36, help="the cut, as --data.max-length (%(default)s)")

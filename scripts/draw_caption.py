@@ -66,7 +66,7 @@ def draw(image: Image, caption: Caption) -> Figure:
 
 def main(arguments: Sequence[str]) -> int:
     """Draw the image."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workdir", metavar="RUN", help="run directory")
     parser.add_argument("image", metavar="IMAGE", type=Path)
     parser.add_argument("out", metavar="OUT.png", type=Path)

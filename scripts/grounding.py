@@ -112,7 +112,7 @@ def show(title: str, values: dict, axes: Axes) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Print the tables, draw the figure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workdir")
     parser.add_argument("--split", default="test", choices=["train", "validation", "test"])
     parser.add_argument("--images", type=int, default=1000, help="more than the run's own split has are drawn")

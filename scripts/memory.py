@@ -63,7 +63,7 @@ def measure(args: argparse.Namespace, encoder_remat: bool, language_remat: bool)
 
 def main(arguments: Sequence[str]) -> int:
     """Print a table of the four settings."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = cli.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--encoder", default="b4", help="b0 to b7")
     parser.add_argument("--image-size", type=int, default=380)
     parser.add_argument("--batch-size", type=int, default=8)

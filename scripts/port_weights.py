@@ -7,7 +7,6 @@ OUT is a directory that the same settings take then, on machines without PyTorch
 dict it is a whole captioner, for `Captioner.from_pretrained` and the commands.
 """
 
-import argparse
 import json
 import shutil
 from collections.abc import Sequence
@@ -101,7 +100,7 @@ def port_original(source: str, tensors: Tensors, tokenizer: str, out: Path) -> N
 
 def main(arguments: Sequence[str]) -> int:
     """Port what the source holds."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = cli.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("source")
     parser.add_argument("out", type=Path)
     parser.add_argument("--variant", help="of an EfficientNet whose name does not tell")

@@ -29,7 +29,7 @@ from dualcap_jax.data.transform import ImageTransform
 
 def main(arguments: Sequence[str]) -> int:
     """Prepare a set."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.ArgumentParser("data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manual-dir", type=Path, help="directory of COCO's downloads")
     parser.add_argument("--folder", type=Path, help="a set of one's own, instead")
     parser.add_argument("out", type=Path, help="directory to write to")

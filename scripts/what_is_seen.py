@@ -72,7 +72,7 @@ def by_kind(captions: list[Caption], out: str) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workdir")
     parser.add_argument("--split", default="test")
     parser.add_argument("--images", type=int, default=200)

@@ -76,6 +76,11 @@ def test_one_seed_has_no_interval():
     ("arguments", "message"),
     [
         (["--vary", "speed=3"], "--vary speed: the experiment has no such field"),
+        (
+            ["--vary", "learning_rat=3"],
+            "--vary learning_rat: the experiment has no such field; did you mean learning_rate?",
+        ),
+        (["--sead", "3"], "--sead: there is no such option; did you mean --seeds?"),
         (["--vary", "batch_size=3"], "may be training.batch_size, decoding.batch_size; give more of the name"),
         (["--vary", "norm"], "give NAME=VALUE, NAME=A,B, or several NAME=VALUE in quotes"),
         (["--vary", "norm=layer", "--config", "nowhere.py"], "--config nowhere.py: no such file"),

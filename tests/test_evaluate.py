@@ -1,11 +1,13 @@
 """Evaluation through the command: of a run, of any system's captions, interrupted and resumed."""
 
 import json
+import math
 import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -152,6 +154,70 @@ def test_any_systems_captions_are_scored_by_the_same_code(theirs, capsys):
     assert "training steps" not in page
 
 
+def test_numbers_of_images_may_be_written_as_a_table_writes_them(theirs, capsys):
+    root, captions = theirs
+    rows = read(captions)
+    kinds = (int, float, str)
+    file_of([{**row, "image_id": kind(row["image_id"])} for row, kind in zip(rows, kinds, strict=True)], captions)
+    assert evaluate_command.main(["--captions", str(captions), "--data.root", str(root), "--metrics", "bleu"]) == 0
+    assert read(captions.parent / "evaluation" / "validation-theirs.json")["bleu_1"] == pytest.approx(100)
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_captions_without_words_or_with_a_models_tokens_are_told(theirs, capsys):
+    root, captions = theirs
+    rows = read(captions)
+    rows[0]["caption"], rows[1]["caption"] = " ", "A cat.<|endoftext|>"
+    file_of(rows, captions)
+    assert evaluate_command.main(["--captions", str(captions), "--root", str(root), "--metrics", "bleu"]) == 0
+    told = capsys.readouterr().err
+    assert f"warning: {captions}: 1 of 3 captions are empty" in told
+    assert "1 of 3 captions hold a model's token, such as <|endoftext|>" in told
+
+
+def test_a_runs_own_settings_are_the_defaults_that_options_are_checked_against(workdir, capsys):
+    values = read(workdir / "config.json")
+    values["decoding"] |= {"num_beams": 6, "num_beam_groups": 3, "diversity_penalty": 0.5, "max_length": 32}
+    values["evaluation"]["metrics"] = ["ter"]
+    (workdir / "config.json").write_text(json.dumps(values))
+    arguments = [str(workdir), "--num-return-sequences", "6", "--decoding.diversity_penalty", "0.25", "--samples", "0"]
+    assert evaluate_command.main([*arguments, "--decoding.min-length=31"]) == 0
+    results = workdir / "evaluation" / "captions_validation-beam6-diversity-penalty-0.25-min-length-31_results.json"
+    assert results.is_file()
+    capsys.readouterr()
+    assert evaluate_command.main([str(workdir), "--captions", str(results)]) == 0
+    printed = capsys.readouterr().out
+    assert "TER" in printed
+    assert "BLEU" not in printed
+
+
+def test_data_that_moved_are_named_with_the_mend(theirs, workdir, capsys, monkeypatch, tmp_path):
+    root, _ = theirs
+    monkeypatch.chdir(tmp_path)
+    values = read(workdir / "config.json")
+    values["data"]["root"] = "data/coco"
+    (workdir / "config.json").write_text(json.dumps(values))
+    code, printed = errors_of(evaluate_command.main, [workdir], capsys, monkeypatch)
+    assert code == 2
+    assert f"data.root='data/coco' is not a directory (looked under {tmp_path})" in printed
+    assert "with --root DIR" in printed
+    for option in ("--root", "--data.root"):
+        assert evaluate_command.main([str(workdir), option, str(root), "--metrics", "bleu"]) == 0
+
+
+def test_memory_that_does_not_suffice_is_told_with_what_it_hangs_on(workdir, capsys, monkeypatch):
+    def exhausted(*args):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes.\n1\n2\n3")
+
+    monkeypatch.setattr(Captioner, "encode", exhausted)
+    code, printed = errors_of(evaluate_command.main, [workdir, "--num-beams", "3"], capsys, monkeypatch)
+    assert code == 2
+    assert (
+        "error: out of memory (Out of memory allocating 99 bytes.): lower --decoding.batch-size (now 4) or "
+        "--decoding.num-beams (now 3)"
+    ) in printed
+
+
 def test_a_caption_too_long_to_explain_is_reported_all_the_same(workdir):
     captioner = Captioner.load(workdir)
     data = captioner.config.data
@@ -202,7 +268,19 @@ def test_captions_of_a_runs_data_need_no_checkpoint(workdir, capsys):
         ([{"image_id": n, "caption": "a"} for n in (3, 7, 12, 99)], "a caption for an image that the split lacks, 99"),
         ([{"image_id": 7, "caption": "a"}] * 2, "image 7 has more than one caption"),
         ([{"image_id": 7}], "not captions in COCO's results format"),
+        ([[7, "A dog."]], "entry 1: not captions in COCO's results format"),
         ({"a": 1}, "not captions in COCO's results format"),
+        *(
+            (
+                [{"image_id": 3, "caption": "a"}, {"image_id": 7, "caption": caption}],
+                "entry 2: the caption of image 7 is",
+            )
+            for caption in (None, ["A dog."], [{"generated_text": "A dog."}], 7, math.nan, True, {"text": "A dog."})
+        ),
+        *(
+            ([{"image_id": image_id, "caption": "a"}], f"entry 1: image_id {image_id!r} is not an image's number")
+            for image_id in (7.7, math.inf, math.nan, True, None, "7.jpg", [7])
+        ),
     ],
 )
 def test_a_file_of_other_captions_is_refused(theirs, captions, message, capsys, monkeypatch):
@@ -225,6 +303,11 @@ def test_a_file_of_other_captions_is_refused(theirs, captions, message, capsys, 
         (["RUN", "--metrics", "blue"], "--metrics"),
         (["RUN", "--beams", "0"], "--beams: decoding.num_beams=0: must be at least 1"),
         (["RUN", "--split", "holdout"], "--split"),
+        (["RUN", "--batch-siz", "3"], "--batch-siz: there is no such option; did you mean --decoding.batch-size?"),
+        (["--batch-siz", "3", "RUN"], "--batch-siz: there is no such option; did you mean --decoding.batch-size?"),
+        (["RUN", "--decoding.num-beams"], "--decoding.num-beams: expected one argument"),
+        (["RUN", "--steps", "3"], "--steps: there is no such option"),
+        (["nowhere", "--captions", "a.json"], "nowhere: not a run directory"),
     ],
 )
 def test_mistakes_are_told_in_a_line(finished, arguments, message, tmp_path, capsys, monkeypatch):

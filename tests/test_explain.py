@@ -1,7 +1,5 @@
 """What a caption owes to its picture: Grad-CAM against others' and another route to it, words found, maps written."""
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +7,8 @@ import pytest
 from PIL import Image
 
 from dualcap_jax import Captioner
-from dualcap_jax.config import ExperimentConfig
 from dualcap_jax.data.config import DataConfig, ScenesConfig
 from dualcap_jax.data.sources.scenes import ScenesSource
-from dualcap_jax.data.text import train_tokenizer
 from dualcap_jax.explain.maps import grad_cam, overlay
 from dualcap_jax.explain.words import WordError, find_word
 from dualcap_jax.models import variables
@@ -20,18 +16,14 @@ from dualcap_jax.models import variables
 from .commands import run
 from .models.torch_encoder import pictures as coarse_pictures
 from .models.torch_encoder import twins
-from .training.tiny import tiny_model
+from .training.tiny import untrained_captioner
 
 CAPTION = "two red squares, above a Ring"
 
 
 @pytest.fixture(scope="module")
 def captioner() -> Captioner:
-    tokenizer = train_tokenizer([CAPTION], 270)  # most words are of several tokens
-    model = tiny_model()
-    model = replace(model, language=replace(model.language, vocab_size=tokenizer.vocab_size, max_positions=64))
-    config = ExperimentConfig(model=model, data=DataConfig(image_size=48))
-    return Captioner(config, variables.init(config.model, 0), tokenizer, 0)
+    return untrained_captioner(CAPTION)
 
 
 def picture(seed=0) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,6 +18,7 @@ from PIL import Image
 from dualcap_jax import Captioner, inference
 from dualcap_jax import caption as caption_command
 from dualcap_jax.config import load_json
+from dualcap_jax.errors import ConfigError
 from dualcap_jax.models import variables
 from dualcap_jax.training.checkpoints import restore_model
 
@@ -44,6 +47,7 @@ def test_training_leaves_a_run_directory_that_says_how_it_went(finished):
     assert [row["step"] for row in validations] == [5, 10, 12]
     assert all(math.isfinite(row["loss"]) and math.isfinite(row["loss_all_positions"]) for row in validations)
     last_lines = printed.splitlines()[-3:]
+    assert last_lines[2] == f"caption an image: python -m dualcap_jax.caption {shlex.quote(str(workdir))} IMAGE"
     assert last_lines[0].startswith("test: BLEU-1 ")
     assert str(workdir) in last_lines[1]
 
@@ -121,6 +125,55 @@ def test_captions_of_pictures_and_folders(finished, tmp_path):
     assert "folder/broken.png: not an image" in done.stderr
 
 
+def test_an_image_that_cannot_be_printed_or_read_does_not_end_the_rest(finished, tmp_path):
+    names = [b"caf\xe9.png", "caf\u00e9.png".encode(), b"new\nline.png", "\U0001f600.png".encode(), b"z.png"]
+    for name in names:
+        Image.new("RGB", (40, 40), "red").save(os.fsdecode(os.path.join(os.fsencode(tmp_path), name)), "PNG")
+    given = ["x" * 300 + ".png", *map(os.fsdecode, names)]
+    for encoding in ("utf-8", "ascii", "latin-1"):
+        settings = {**environment(), "PYTHONIOENCODING": encoding}
+        for form in ("text", "jsonl"):
+            done = subprocess.run(
+                command("caption", finished[0], "--format", form, *given),
+                cwd=tmp_path,
+                env=settings,
+                capture_output=True,
+            )
+            assert done.returncode == 1, done.stderr
+            assert b"Traceback" not in done.stderr
+            assert b".png: File name too long" in done.stderr
+            lines = done.stdout.decode(encoding).splitlines()
+            assert len(lines) == len(names)
+            if form == "jsonl":
+                assert [os.fsencode(json.loads(line)["image"]) for line in lines] == names
+            else:
+                assert lines[0].split("\t")[0] == r"caf\udce9.png"
+                assert lines[2].split("\t")[0] == r"new\nline.png"
+
+
+def test_a_map_that_cannot_be_written_does_not_end_the_rest(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (40, 40), "red").save(name)
+    (tmp_path / "taken").write_text("")
+    arguments = [str(finished[0]), "a.png", "b.png", "--prompt", "two red and", "--max-length", "8", "--map", "two"]
+    for folder in ("taken", "y" * 300):
+        assert caption_command.main([*arguments, "--map-dir", folder]) == 1
+        printed = capsys.readouterr()
+        assert [line.split("\t")[0] for line in printed.out.splitlines()] == ["a.png", "b.png"]
+        assert printed.err.count("no map of it: ") == 2
+
+
+def test_what_was_seen_of_each_word_is_in_the_json_lines(finished, tmp_path, capsys):
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "a.png")
+    arguments = [str(finished[0]), str(tmp_path / "a.png"), "--explain", "True", "--decoding.prompt", "two red"]
+    assert caption_command.main([*arguments, "--format", "jsonl"]) == 0
+    words = json.loads(capsys.readouterr().out)["words"]
+    assert words
+    for word in words:
+        assert word["seen"] == pytest.approx(word["log_prob"] - word["blind_log_prob"])
+
+
 def test_maps_of_a_word_are_written_and_its_absence_is_told(finished, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
@@ -162,7 +215,7 @@ def test_a_captioner_gives_the_same_caption_whatever_the_batch(finished):
     best = captioner(arrays[:1], num_return_sequences=2)[0]
     assert len(best.others) == 1
     assert best.score >= best.others[0].score
-    with pytest.raises(TypeError, match="beams"):
+    with pytest.raises(ConfigError, match="DecodingConfig has no field beams; did you mean num_beams"):
         captioner(arrays, beams=3)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dualcap_jax import ExperimentConfig, cli, load_experiment, train
+from dualcap_jax import ExperimentConfig, caption, cli, evaluate, load_experiment, train
 
 from .commands import ROOT, TINY, environment
 
@@ -186,6 +186,8 @@ def test_a_command_is_accepted_by_its_own_parser(page, command, monkeypatch):
     monkeypatch.setattr(cli, "parse", stop_after(cli.parse))
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop_after(argparse.ArgumentParser.parse_args))
     monkeypatch.setattr(train, "load_captioner", lambda source: SimpleNamespace(config=ExperimentConfig()))
+    for module in (caption, evaluate):
+        monkeypatch.setattr(module, "load_run", lambda workdir: ExperimentConfig())
 
     _, *words = shlex.split(command, comments=True)
     name, arguments = (words[1], words[2:]) if words[0] == "-m" else (Path(words[0]).stem, words[1:])

@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "dualcap_jax"
 
 LEVELS = [
     {"errors", "files", "interrupts"},
+    {"fields"},
     {"ops", "cli"},
     {"models", "data", "decoding", "evaluation"},  # which know nothing of each other
     {"pretrained"},

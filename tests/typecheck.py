@@ -1,5 +1,7 @@
 """What checks the package's annotations, jaxtyping's shapes among them, as the tests run."""
 
+from typing import Self
+
 import jax
 import jaxtyping
 import numpy as np
@@ -10,6 +12,11 @@ jaxtyping.Array = jax.Array | np.ndarray  # JAX takes numpy's arrays wherever it
 _check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float
 
 
+CHECK_THEMSELVES = ("Config.__init__", *(f"Captioner.{name}" for name in ("__call__", "load", "prepare", "explain")))
+"""What users call with what they have: its own errors are what they read."""
+
+
 def check(function):
-    """Configurations check themselves: their own errors are what users read."""
-    return function if function.__qualname__.endswith("Config.__init__") else _check(function)
+    """Check a function's calls."""
+    itself = function.__qualname__.endswith(CHECK_THEMSELVES) or function.__annotations__.get("return") is Self
+    return function if itself else _check(function)

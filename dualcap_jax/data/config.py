@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from dualcap_jax.data.reading import ImagesConfig, ReadingConfig, part
 from dualcap_jax.data.transform import ImageTransform, Interpolation
 from dualcap_jax.errors import require
+from dualcap_jax.fields import check_types
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class ScenesConfig:
 
     def __post_init__(self) -> None:
         """Check each field."""
+        check_types(self, "data.scenes.")
         for name in ("train", "validation", "test"):
             value = getattr(self, name)
             require(value >= 1, f"data.scenes.{name}", value, "must be at least 1")
@@ -76,9 +78,8 @@ class DataConfig(ReadingConfig):
     def __post_init__(self) -> None:
         """Check each field."""
         super().__post_init__()
+        check_types(self, "data.")
         require(self.image_size >= 1, "data.image_size", self.image_size, "must be at least 1")
-        kinds = (None, "bilinear", "bicubic")
-        require(self.interpolation in kinds, "data.interpolation", self.interpolation, "must be bilinear or bicubic")
         if self.resize is not None:
             message = f"crop larger than the image: must be at least data.image_size={self.image_size}"
             require(self.resize >= self.image_size, "data.resize", self.resize, message)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from dualcap_jax.errors import require
+from dualcap_jax.fields import check_types
 
 LONGEST_NAME = 100
 """Characters of a report's name, beyond which it is cut: files' names may have 255 bytes."""
@@ -94,8 +95,14 @@ class DecodingConfig:
             name = f"{name[:LONGEST_NAME]}-{zlib.crc32(repr(changed).encode()):08x}"  # other texts may look the same
         return name
 
+    @property
+    def less_memory(self) -> str:
+        """What to change where memory does not suffice."""
+        return f"lower --decoding.batch-size (now {self.batch_size}) or --decoding.num-beams (now {self.num_beams})"
+
     def __post_init__(self) -> None:
         """Reject impossible values, naming field, value and accepted range."""
+        check_types(self, "decoding.")
         for name, least in [
             ("num_beams", 1),
             ("num_beam_groups", 1),
@@ -127,8 +134,6 @@ class DecodingConfig:
         self._require(0 <= self.min_p <= 1, "min_p", "must be 0 to 1")
         self._require(all(word.strip() for word in self.bad_words), "bad_words", "must not hold an empty word")
         self._require(abs(self.length_penalty) < float("inf"), "length_penalty", "must be a finite number")
-        known = isinstance(self.early_stopping, bool) or self.early_stopping == "never"
-        self._require(known, "early_stopping", "must be True, False or 'never'")
 
     def _require(self, condition: bool, name: str, accepted: str) -> None:
         require(condition, f"decoding.{name}", getattr(self, name), accepted)

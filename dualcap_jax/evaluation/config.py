@@ -1,9 +1,10 @@
 """Settings of the evaluation."""
 
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import Literal
 
 from dualcap_jax.errors import require
+from dualcap_jax.fields import check_types
 
 Metric = Literal["bleu", "coco", "diversity", "character-bleu", "chrf", "ter", "meteor", "spice"]
 """A group of scores that `score_captions` knows."""
@@ -43,13 +44,5 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         """Reject an impossible value, naming field, value and accepted range."""
+        check_types(self, "evaluation.")
         require(self.samples >= 0, "evaluation.samples", self.samples, "must be at least 0")
-        corpus = self.cider_corpus
-        require(corpus in ("references", "train"), "evaluation.cider_corpus", corpus, "must be 'references' or 'train'")
-        ways = get_args(Tokenize)
-        require(self.tokenize in ways, "evaluation.tokenize", self.tokenize, f"must be one of {', '.join(ways)}")
-        known = get_args(Metric)
-        for name in self.metrics:
-            require(
-                name in known, "evaluation.metrics", name, f"there is no such metric; choose from {', '.join(known)}"
-            )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dualcap_jax.fields import check_types
 from dualcap_jax.models.encoders import EfficientNetConfig, EncoderConfig
 from dualcap_jax.models.language_models import GPT2Config, LanguageModelConfig
 from dualcap_jax.models.mergers import MergerConfig
@@ -38,3 +39,6 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Kind of number that the network computes with. Parameters, norms, softmax, loss and statistics stay float32.
     float16 trains with dynamic loss scaling. The 16-bit kinds are for accelerators: on a CPU they are slower."""
+
+    def __post_init__(self) -> None:
+        check_types(self, "model.")

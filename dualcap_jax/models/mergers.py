@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from dualcap_jax.errors import require
+from dualcap_jax.fields import check_types
 from dualcap_jax.ops.dense import dense
 
 MergerState = Any
@@ -52,6 +53,7 @@ class MergerConfig:
         def check(condition: bool, name: str, accepted: str) -> None:
             require(condition, f"model.merger.{name}", getattr(self, name), accepted)
 
+        check_types(self, "model.merger.")
         expected = len(PUBLISHED_HIDDEN[self.kind])
         fits = len(self.hidden) in (0, expected) and all(width >= 1 for width in self.hidden)
         check(fits, "hidden", f"{self.kind} takes {expected} widths of at least 1, or none for the original's")

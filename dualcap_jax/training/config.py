@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dualcap_jax.errors import require
+from dualcap_jax.fields import check_types
 from dualcap_jax.models.config import Part
 
 
@@ -51,6 +52,7 @@ class TrainingConfig:
     """Seed of the initial parameters, of dropout and of the order of the data."""
 
     def __post_init__(self) -> None:
+        check_types(self, "training.")
         at_least = {"steps": 1, "batch_size": 1, "accumulate": 1, "warmup_steps": 0, "validate_every": 1}
         at_least |= {"validation_images": 0, "checkpoint_every": 1, "log_every": 1, "seed": 0}
         at_least |= {"learning_rate": 0, "weight_decay": 0, "clip_norm": 0}

@@ -1,7 +1,13 @@
 """A network and a batch small enough for a laptop's second."""
 
+from dataclasses import replace
+
 import numpy as np
 
+from dualcap_jax import Captioner, ExperimentConfig
+from dualcap_jax.data.config import DataConfig
+from dualcap_jax.data.text import train_tokenizer
+from dualcap_jax.models import variables
 from dualcap_jax.models.config import ModelConfig
 from dualcap_jax.models.encoders.efficientnet import EfficientNetConfig
 from dualcap_jax.models.language_models.gpt2 import GPT2Config
@@ -14,6 +20,15 @@ def tiny_model(dtype="float32", batch_norm="frozen", dropout=0.0, **merger) -> M
     )
     language = GPT2Config(60, 16, width=16, layers=1, heads=2, dropout=dropout)
     return ModelConfig(encoder, language, MergerConfig(**{"hidden": (8, 8), "positions": 16, **merger}), dtype)
+
+
+def untrained_captioner(caption: str) -> Captioner:
+    """A captioner whose tokenizer knows a caption, most words as several tokens."""
+    tokenizer = train_tokenizer([caption], 270)
+    model = tiny_model()
+    model = replace(model, language=replace(model.language, vocab_size=tokenizer.vocab_size, max_positions=64))
+    config = ExperimentConfig(model=model, data=DataConfig(image_size=48))
+    return Captioner(config, variables.init(config.model, 0), tokenizer, 0)
 
 
 def random_batch(batch=4, captions=2, length=9, seed=0) -> dict[str, np.ndarray]:

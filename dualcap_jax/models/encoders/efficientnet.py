@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import accumulate
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -88,14 +88,12 @@ class EfficientNetConfig(EncoderConfig):
             require(condition, f"model.encoder.{name}", getattr(self, name), f"must be {accepted}")
 
         super().__post_init__()
-        check(self.variant in VARIANTS, "variant", f"one of {', '.join(get_args(Variant))}")
         for name in ("width", "depth"):
             value = getattr(self, name)
             check(value is None or 0 < value < math.inf, name, "more than 0, or None for the variant's")
         check(self.num_classes >= 0, "num_classes", "at least 0")
         check(self.dropout is None or 0 <= self.dropout < 1, "dropout", "in [0, 1), or None for the variant's")
         check(0 <= self.drop_connect < 1, "drop_connect", "in [0, 1)")
-        check(self.batch_norm in ("train", "frozen"), "batch_norm", "train or frozen")
         check(0 <= self.batch_norm_momentum < 1, "batch_norm_momentum", "in [0, 1)")
 
     def build(self, *, dtype: DTypeLike, rngs: nnx.Rngs) -> "EfficientNet":

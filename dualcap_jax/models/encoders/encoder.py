@@ -10,7 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
-from dualcap_jax.errors import require
+from dualcap_jax.fields import check_types
 
 Normalization = Literal["advprop", "imagenet", "lite"]
 
@@ -74,13 +74,7 @@ class EncoderConfig(ABC):
     """Recompute each block in the backward pass instead of storing its activations: less memory, more time."""
 
     def __post_init__(self) -> None:
-        known = ", ".join(NORMALIZATIONS)
-        require(
-            self.normalization in (None, *NORMALIZATIONS),
-            "model.encoder.normalization",
-            self.normalization,
-            f"must be one of {known} or None",
-        )
+        check_types(self, "model.encoder.")
 
     @abstractmethod
     def build(self, *, dtype: DTypeLike, rngs: nnx.Rngs) -> Encoder:

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from dualcap_jax.errors import require
+from dualcap_jax.fields import check_types
 
 Cache = Any
 """Any pytree: what a language model remembers of the hypotheses in decoding."""
@@ -73,6 +74,7 @@ class LanguageModelConfig(ABC):
     """Recompute each block in the backward pass instead of storing its activations: less memory, more time."""
 
     def __post_init__(self) -> None:
+        check_types(self, "model.language.")
         for name in ("vocab_size", "max_positions", "width"):
             require(getattr(self, name) >= 1, f"model.language.{name}", getattr(self, name), "must be at least 1")
 

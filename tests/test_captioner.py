@@ -1,0 +1,162 @@
+"""What a captioner is given: images of every kind, what is none of them, and settings that there are not."""
+
+import io
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from dualcap_jax import Captioner
+from dualcap_jax.data.images import ImageError
+from dualcap_jax.errors import ConfigError, UserError
+
+from .training.tiny import untrained_captioner
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def captioner() -> Captioner:
+    return untrained_captioner("two red squares")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("images") / "dog.png"
+    Image.fromarray(IMAGE).save(path)
+    return path
+
+
+def caption(captioner: Captioner, images) -> list[str]:
+    return [each.text for each in captioner(images, max_length=6, num_beams=1)]
+
+
+@pytest.mark.parametrize(
+    "give",
+    [
+        str,
+        lambda path: path,
+        lambda path: path.read_bytes(),
+        lambda path: bytearray(path.read_bytes()),
+        Image.open,
+        lambda path: IMAGE,
+        lambda path: jnp.asarray(IMAGE),
+        lambda path: np.dstack([IMAGE, np.full((40, 50), 255, np.uint8)]),
+    ],
+)
+def test_one_image_alone_is_a_list_of_one(captioner, path, give):
+    expected = captioner.prepare(IMAGE)
+    image = give(path)
+    np.testing.assert_array_equal(captioner.prepare(image), expected)
+    assert caption(captioner, image) == caption(captioner, [image]) == caption(captioner, [IMAGE])
+
+
+def test_one_grey_array_is_one_image(captioner):
+    grey = IMAGE[..., 0]
+    for image in (grey, grey[..., None]):
+        np.testing.assert_array_equal(captioner.prepare(image), captioner.prepare(np.dstack([grey] * 3)))
+        assert len(caption(captioner, image)) == 1
+
+
+def test_several_images_are_any_iterable(captioner, path):
+    for images in ([IMAGE] * 2, (path, path), np.stack([IMAGE, IMAGE]), np.array([str(path)] * 2), iter([path, IMAGE])):
+        assert len(caption(captioner, images)) == 2
+    assert caption(captioner, []) == []
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (None, "None is no image: give a path, the bytes of an image file, a PIL image or an array uint8"),
+        (3, "3 is no image"),
+        ([None], "None is no image"),
+        ([["dog.jpg"]], "['dog.jpg'] is no image"),
+        ({"image": IMAGE}, "is no image"),
+        (io.BytesIO(b"bytes"), "is no image: give a path, the bytes"),
+        (b"", "the file is empty"),
+        (IMAGE[:0], "an array [0, 50, 3] is no image"),
+        (IMAGE[..., :2], "an array [40, 50, 2] is no image: must be [height, width, 3] or [height, width]"),
+        ([IMAGE[0, 0]], "an array [3] is no image"),
+        (np.array([["dog.jpg"]]), "an array of <U7"),
+    ],
+)
+def test_what_is_no_image_is_refused(captioner, image, message):
+    with pytest.raises(ImageError, match=re.escape(message)):
+        captioner(image)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        IMAGE.astype(np.int32),
+        IMAGE[..., 0].astype(np.int32),
+        IMAGE.astype(np.uint16),
+        IMAGE / 255,
+        (IMAGE / 255).astype(np.float32),
+        IMAGE > 100,
+        IMAGE.transpose(2, 0, 1),
+        IMAGE.astype(np.float16),
+    ],
+)
+def test_an_array_of_another_kind_is_refused_with_a_mend_that_works(captioner, array):
+    for give in (captioner, captioner.prepare, lambda array: captioner.explain(array, "two")):
+        with pytest.raises(ImageError) as refused:
+            give(array)
+    mended = eval(re.search(r"; give (.*)$", str(refused.value))[1], {"array": array})
+    assert captioner.prepare(mended).std() > 20  # neither black nor white
+
+
+@pytest.mark.parametrize(
+    "array", [IMAGE.astype(np.int32) * 200, IMAGE - 300.0, np.full((4, 4, 3), np.nan), IMAGE.astype(np.uint16) * 257]
+)
+def test_an_array_of_no_known_range_is_refused(captioner, array):
+    with pytest.raises(
+        ImageError, match=f"an array of {array.dtype}, .*: must be uint8, 0 to 255; bring its values to"
+    ):
+        captioner(array)
+
+
+def test_a_path_that_cannot_be_read_is_named(captioner, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=f"{tmp_path}/broken.png: not an image in any known format"):
+        captioner([IMAGE, tmp_path / "broken.png"])
+    with pytest.raises(FileNotFoundError, match="nowhere.png"):
+        captioner(str(tmp_path / "nowhere.png"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_beam": 3}, "DecodingConfig has no field num_beam; did you mean num_beams?"),
+        (
+            {"bad_words": "purple"},
+            "decoding.bad_words='purple': must be a tuple, each of it text; did you mean ('purple',)?",
+        ),
+        ({"num_beams": 2.0}, "decoding.num_beams=2.0: must be a whole number; did you mean 2?"),
+        ({"num_beams": None}, "decoding.num_beams=None: must be a whole number"),
+    ],
+)
+def test_settings_of_the_search_are_checked(captioner, settings, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        captioner([IMAGE], **settings)
+
+
+def test_words_may_be_a_list(captioner):
+    banned = [captioner([IMAGE], max_length=6, num_beams=1, bad_words=kind(["red"]))[0] for kind in (list, tuple)]
+    assert banned[0] == banned[1]
+
+
+@pytest.mark.parametrize("checkpoint", ["last", "", None, ["best"]])
+def test_a_checkpoint_is_best_or_latest(captioner, checkpoint, tmp_path):
+    captioner.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="checkpoint=.*: must be 'best' or 'latest'"):
+        Captioner.load(tmp_path, checkpoint)
+
+
+@pytest.mark.parametrize("text", [None, ["two red squares"], 3])
+def test_what_is_no_caption_is_not_explained(captioner, text):
+    with pytest.raises(UserError, match="is no caption: give its text"):
+        captioner.explain(IMAGE, text)
