@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache, partial
 from itertools import islice
@@ -24,13 +24,12 @@ from dualcap_jax.data.pipeline import check_images, eval_batches, train_iterator
 from dualcap_jax.data.records import Faults, Source
 from dualcap_jax.data.sources import iterate_captions, open_source, refuse_shared_images
 from dualcap_jax.data.sources.entries import EntriesSource
-from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer, train_tokenizer
+from dualcap_jax.data.text import CaptionTokenizer
 from dualcap_jax.errors import ConfigError
 from dualcap_jax.evaluation.reports.figures import curves_figure
 from dualcap_jax.evaluation.reports.text import summary, warnings
 from dualcap_jax.models.variables import Variables, parameter_counts
-from dualcap_jax.pretrained.files import locate
-from dualcap_jax.pretrained.load import language_as_published, preprocessing
+from dualcap_jax.resolving import as_published, as_resolved, make_tokenizer, with_vocabulary
 from dualcap_jax.scoring import evaluate
 from dualcap_jax.training.logs import read_json_lines
 from dualcap_jax.training.loop import train
@@ -106,7 +105,7 @@ def parse(args: Sequence[str]) -> tuple[ExperimentConfig, Path, Start]:
             file=sys.stderr,
         )
     if saved is not None:
-        config = _as_resolved(config, saved)
+        config = as_resolved(config, saved)
         changed = {
             name: values for name, values in differences(saved, config).items() if not name.startswith(RESUMABLE)
         }
@@ -143,48 +142,6 @@ def load_captioner(source: str) -> Captioner:
     return Captioner.load(source) if Path(source).is_dir() else Captioner.from_pretrained(source)
 
 
-def _with_vocabulary(config: ExperimentConfig, size: int) -> ExperimentConfig:
-    language = replace(config.model.language, vocab_size=size)
-    return replace(config, model=replace(config.model, language=language))
-
-
-def as_published(config: ExperimentConfig) -> ExperimentConfig:
-    """The experiment with what belongs to its pretrained weights filled in where it is left open.
-
-    Raises:
-        PretrainedError: when they cannot be had.
-    """
-    encoder, language, data = config.model.encoder, config.model.language, config.data
-    if encoder.pretrained is not None:
-        belongs = preprocessing(encoder)
-        encoder = replace(encoder, normalization=encoder.normalization or belongs.normalization)
-        data = replace(
-            data,
-            resize=data.resize or math.floor(data.image_size / belongs.crop_fraction),
-            interpolation=data.interpolation or belongs.interpolation,
-        )
-    if language.pretrained is not None:
-        language = language_as_published(language)
-    return replace(config, model=replace(config.model, encoder=encoder, language=language), data=data)
-
-
-def _as_resolved(config: ExperimentConfig, saved: ExperimentConfig) -> ExperimentConfig:
-    """What `as_published` and the tokenizer filled in when the run began."""
-    encoder, language, data = config.model.encoder, config.model.language, config.data
-    if encoder.pretrained is not None:
-        encoder = replace(encoder, normalization=encoder.normalization or saved.model.encoder.normalization)
-        resize, interpolation = data.resize or saved.data.resize, data.interpolation or saved.data.interpolation
-        data = replace(data, resize=resize, interpolation=interpolation)
-    old = saved.model.language
-    if language.pretrained is not None and (language.kind, language.pretrained) == (old.kind, old.pretrained):
-        shape = {
-            name: getattr(old, name) for name in ("max_positions", "width", "layers", "heads") if hasattr(old, name)
-        }
-        language = replace(language, **shape)
-    model = replace(config.model, encoder=encoder, language=language)
-    return _with_vocabulary(replace(config, model=model, data=data), old.vocab_size)
-
-
 def less_memory(config: ExperimentConfig) -> list[str]:
     """What to change where memory does not suffice for training."""
     training = config.training
@@ -194,28 +151,6 @@ def less_memory(config: ExperimentConfig) -> list[str]:
         f"in a new run directory, lower --training.batch-size (now {training.batch_size}) or --data.image-size (now "
         f"{config.data.image_size}), or raise --training.accumulate (now {training.accumulate})"
     ]
-
-
-def make_tokenizer(config: ExperimentConfig, source: Source) -> CaptionTokenizer:
-    """The tokenizer that the experiment names, or its language model's, or one trained on the source's captions.
-
-    Raises:
-        ConfigError: when it is of another vocabulary than the pretrained language model.
-    """
-    language = config.model.language
-    if language.pretrained is not None:
-        path = locate(language.pretrained, language.revision)
-        tokenizer = load_tokenizer(config.data.tokenizer or (path if path.is_dir() else path.parent))
-        if tokenizer.vocab_size != language.vocab_size:
-            raise ConfigError(
-                f"data.tokenizer={config.data.tokenizer!r}: {tokenizer.vocab_size} tokens, but "
-                f"model.language.pretrained={language.pretrained} embeds {language.vocab_size}; "
-                "they must be of one vocabulary"
-            )
-        return tokenizer
-    if config.data.tokenizer:
-        return load_tokenizer(config.data.tokenizer)
-    return train_tokenizer(iterate_captions(source), config.data.vocab_size)
 
 
 def validated_images(config: ExperimentConfig) -> int:
@@ -268,7 +203,7 @@ def main(args: Sequence[str]) -> int:
     resumed = start == "resumed"
     other = cache(partial(load_captioner, config.init_from)) if config.init_from else None
     if not resumed:
-        config = _as_resolved(config, other().config) if other else as_published(config)
+        config = as_resolved(config, other().config) if other else as_published(config)
     sources = open_source(config.data, "train"), open_source(config.data, "validation")
     refuse_shared_images(*sources, "validation")
     if isinstance(sources[1], EntriesSource):  # others are known to be whole
@@ -277,7 +212,7 @@ def main(args: Sequence[str]) -> int:
         tokenizer = load_own_tokenizer(workdir, config.model.language.vocab_size)
     else:
         tokenizer = other().tokenizer if other else make_tokenizer(config, sources[0])
-        config = _with_vocabulary(config, tokenizer.vocab_size)
+        config = with_vocabulary(config, tokenizer.vocab_size)
         if other:
             refuse_other_network(other().model, config.model)
     with claimed(workdir, start) as workdir:

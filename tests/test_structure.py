@@ -16,7 +16,7 @@ LEVELS = [
     {"training"},
     {"config", "explain", "inference"},
     {"captioner"},
-    {"scoring"},
+    {"scoring", "resolving"},
     {"train", "evaluate", "caption"},
 ]
 """Rooms, from the bottom; one may import those below it, and itself."""

@@ -1,0 +1,77 @@
+"""What an experiment leaves open, filled in: by its pretrained weights, by a run, by the captions."""
+
+import math
+from dataclasses import replace
+
+from dualcap_jax.config import ExperimentConfig
+from dualcap_jax.data.records import Source
+from dualcap_jax.data.sources import iterate_captions
+from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer, train_tokenizer
+from dualcap_jax.errors import ConfigError
+from dualcap_jax.pretrained.files import locate
+from dualcap_jax.pretrained.load import language_as_published, preprocessing
+
+
+def with_vocabulary(config: ExperimentConfig, size: int) -> ExperimentConfig:
+    """The experiment with a language model of so many tokens."""
+    language = replace(config.model.language, vocab_size=size)
+    return replace(config, model=replace(config.model, language=language))
+
+
+def as_published(config: ExperimentConfig) -> ExperimentConfig:
+    """The experiment with what belongs to its pretrained weights filled in where it is left open.
+
+    Raises:
+        PretrainedError: when they cannot be had.
+    """
+    encoder, language, data = config.model.encoder, config.model.language, config.data
+    if encoder.pretrained is not None:
+        belongs = preprocessing(encoder)
+        encoder = replace(encoder, normalization=encoder.normalization or belongs.normalization)
+        data = replace(
+            data,
+            resize=data.resize or math.floor(data.image_size / belongs.crop_fraction),
+            interpolation=data.interpolation or belongs.interpolation,
+        )
+    if language.pretrained is not None:
+        language = language_as_published(language)
+    return replace(config, model=replace(config.model, encoder=encoder, language=language), data=data)
+
+
+def as_resolved(config: ExperimentConfig, saved: ExperimentConfig) -> ExperimentConfig:
+    """What `as_published` and the tokenizer filled in when the run began."""
+    encoder, language, data = config.model.encoder, config.model.language, config.data
+    if encoder.pretrained is not None:
+        encoder = replace(encoder, normalization=encoder.normalization or saved.model.encoder.normalization)
+        resize, interpolation = data.resize or saved.data.resize, data.interpolation or saved.data.interpolation
+        data = replace(data, resize=resize, interpolation=interpolation)
+    old = saved.model.language
+    if language.pretrained is not None and (language.kind, language.pretrained) == (old.kind, old.pretrained):
+        shape = {
+            name: getattr(old, name) for name in ("max_positions", "width", "layers", "heads") if hasattr(old, name)
+        }
+        language = replace(language, **shape)
+    model = replace(config.model, encoder=encoder, language=language)
+    return with_vocabulary(replace(config, model=model, data=data), old.vocab_size)
+
+
+def make_tokenizer(config: ExperimentConfig, source: Source) -> CaptionTokenizer:
+    """The tokenizer that the experiment names, or its language model's, or one trained on the source's captions.
+
+    Raises:
+        ConfigError: when it is of another vocabulary than the pretrained language model.
+    """
+    language = config.model.language
+    if language.pretrained is not None:
+        path = locate(language.pretrained, language.revision)
+        tokenizer = load_tokenizer(config.data.tokenizer or (path if path.is_dir() else path.parent))
+        if tokenizer.vocab_size != language.vocab_size:
+            raise ConfigError(
+                f"data.tokenizer={config.data.tokenizer!r}: {tokenizer.vocab_size} tokens, but "
+                f"model.language.pretrained={language.pretrained} embeds {language.vocab_size}; "
+                "they must be of one vocabulary"
+            )
+        return tokenizer
+    if config.data.tokenizer:
+        return load_tokenizer(config.data.tokenizer)
+    return train_tokenizer(iterate_captions(source), config.data.vocab_size)
