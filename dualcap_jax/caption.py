@@ -1,4 +1,4 @@
-"""Caption pictures: python -m dualcap_jax.caption WORKDIR PICTURE_OR_FOLDER... [--num-beams 5] [--format jsonl]."""
+"""Caption images: python -m dualcap_jax.caption WORKDIR IMAGE_OR_FOLDER... [--num-beams 5] [--format jsonl]."""
 
 import json
 import os
@@ -33,34 +33,34 @@ class Arguments:
 
     workdir: tyro.conf.Positional[str]
     """Run directory that `python -m dualcap_jax.train` wrote."""
-    pictures: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Picture files, and folders whose pictures are taken, those in folders below too."""
+    images: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Image files, and folders whose images are taken, those in folders below too."""
     format: Literal["text", "jsonl"] = "text"
     """text: path, tab, caption. jsonl: one JSON object a line, with scores."""
     explain: bool = False
-    """Show how much of each word the picture gave, in nats: what it adds to the word's log-probability with an average
-    picture. On a terminal the words that it gave are green."""
+    """Show how much of each word the image gave, in nats: what it adds to the word's log-probability with an average
+    image. On a terminal the words that it gave are green."""
     map: str = ""
-    """A word. For each time that a picture's caption holds it, write the picture under the word's Grad-CAM: which
+    """A word. For each time that an image's caption holds it, write the image under the word's Grad-CAM: which
     places of it speak for the word."""
     map_dir: Path = Path("maps")
-    """Folder that these are written to as PICTURE.WORD.png."""
+    """Folder that these are written to as IMAGE.WORD.png."""
     checkpoint: Which = "best"
     """best (by validation loss) or latest."""
     data: ImagesConfig = field(default_factory=ImagesConfig)
-    """Which pictures are read; the run's own settings unless changed."""
+    """Which images are read; the run's own settings unless changed."""
     decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")] = field(default_factory=DecodingConfig)
     """How captions are searched for; the run's own settings unless changed."""
 
 
-class Pictures:
-    """The pictures that were asked for; what cannot be read is told and passed over."""
+class Images:
+    """The images that were asked for; what cannot be read is told and passed over."""
 
     def __init__(self, names: Sequence[str], transform: ImageTransform):
         self._names, self._transform = names, transform
         self.failed = 0
         self.read: deque[tuple[Path, bytes]] = deque()
-        """Path and content of the pictures read and not yet captioned."""
+        """Path and content of the images read and not yet captioned."""
 
     def _paths(self) -> Iterator[Path]:
         for path in map(Path, self._names):
@@ -77,7 +77,7 @@ class Pictures:
             yield from found.images
 
     def fail(self, path: Path, reason: object) -> None:
-        """Tell what is wrong with a picture."""
+        """Tell what is wrong with an image."""
         print(f"{printable(path)}: {reason}", file=sys.stderr)
         self.failed += 1
 
@@ -94,7 +94,7 @@ class Pictures:
 
 
 def coloured(caption: Caption, terminal: bool) -> str:
-    """A caption's words: green where the picture made them likelier, or each with what it added."""
+    """A caption's words: green where the image made them likelier, or each with what it added."""
     if not terminal:
         return " ".join(f"{word.text}({word.seen:+.1f})" for word in caption.words)
     return " ".join(f"\033[32m{word.text}\033[0m" if word.seen > GIVEN else word.text for word in caption.words)
@@ -111,7 +111,7 @@ def as_json(caption: Caption) -> dict[str, Any]:
 
 
 def render(path: Path, caption: Caption, form: str, terminal: bool = False) -> str:
-    """One line of output for each caption of a picture, or one for the picture."""
+    """One line of output for each caption of an image, or one for the image."""
     all_captions = (caption, *caption.others)
     if form == "text":
         return "\n".join(f"{printable(path)}\t{coloured(c, terminal) if c.words else c.text}" for c in all_captions)
@@ -139,7 +139,7 @@ class Maps:
         self._written: Counter[str] = Counter()
 
     def write(self, path: Path, content: bytes, caption: Caption) -> None:
-        """Write those of one picture.
+        """Write those of one image.
 
         Raises:
             WordError: when the caption does not hold the word.
@@ -149,42 +149,42 @@ class Maps:
         name = re.sub(r"[/\\]", "_", f"{path.stem}.{self._word}")
         for place in places:
             self._written[name] += 1
-            number = self._written[name]  # above 1: the word again, or a picture of this name in another folder
+            number = self._written[name]  # above 1: the word again, or an image of this name in another folder
             file = self._directory / (f"{name}.png" if number == 1 else f"{name}-{number}.png")
             heatmap = self._captioner.grad_cam(content, caption, place)
             overlay(self._captioner.prepare(content), heatmap).save(file)
 
 
 def main(args: Sequence[str]) -> int:
-    """Caption pictures; returns 1 where some could not be read, or a caption lacks the word to map, else 0."""
-    description = "Caption pictures with a trained run."
+    """Caption images; returns 1 where some could not be read, or a caption lacks the word to map, else 0."""
+    description = "Caption images with a trained run."
     _, others = cli.first(Arguments, args)
     default = None
     if others:
         run = load_run(others[0])
         default = Arguments(others[0], decoding=run.decoding, data=part(ImagesConfig, run.data))
     arguments = cli.parse(Arguments, args, "caption", description, default)
-    if not arguments.pictures:
+    if not arguments.images:
         raise ConfigError("no image given: name image files, or folders of them, after the run directory")
     captioner = Captioner.load(arguments.workdir, arguments.checkpoint)
 
     config = captioner.config
     captioner.config = replace(config, data=replace(config.data, **asdict(arguments.data)))
-    pictures = Pictures(arguments.pictures, captioner.config.data.transform)
+    images = Images(arguments.images, captioner.config.data.transform)
     terminal = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     maps = Maps(captioner, arguments.map, arguments.map_dir)
     with cli.naming_memory(arguments.decoding.less_memory):
-        for caption in captioner.caption_prepared(pictures, arguments.decoding, arguments.explain):
-            path, content = pictures.read.popleft()
+        for caption in captioner.caption_prepared(images, arguments.decoding, arguments.explain):
+            path, content = images.read.popleft()
             print(render(path, caption, arguments.format, terminal), flush=True)
             if arguments.map:
                 try:
                     maps.write(path, content, caption)
                 except WordError as error:
-                    pictures.fail(path, error)
+                    images.fail(path, error)
                 except OSError as error:
-                    pictures.fail(path, f"no map of it: {error.filename}: {error.strerror or error}")
-    return 1 if pictures.failed else 0
+                    images.fail(path, f"no map of it: {error.filename}: {error.strerror or error}")
+    return 1 if images.failed else 0
 
 
 if __name__ == "__main__":

@@ -39,13 +39,13 @@ from dualcap_jax.training.checkpoints import Which, restore_model
 from dualcap_jax.training.trained_on import load_own_tokenizer
 
 Buffer = bytes | bytearray | memoryview
-Picture = str | os.PathLike | Buffer | Image.Image | np.ndarray
-"""A path, an encoded picture (JPEG, PNG, WebP, ...), a PIL image or an array uint8 [height, width, 3]."""
+ImageInput = str | os.PathLike | Buffer | Image.Image | np.ndarray
+"""A path, an encoded image (JPEG, PNG, WebP, ...), a PIL image or an array uint8 [height, width, 3]."""
 
 
 @dataclass(frozen=True)
 class Caption:
-    """One caption of one picture."""
+    """One caption of one image."""
 
     text: str
     score: float
@@ -69,20 +69,20 @@ def _several(images: Any) -> Iterable[Any]:
     return [images] if alone or not isinstance(images, Iterable) else images
 
 
-def _open(picture: Any, transform: ImageTransform) -> Image.Image:
-    if isinstance(picture, Image.Image):
-        return upright_rgb(picture)
-    if isinstance(picture, Buffer):
-        return transform.open(bytes(picture))
-    if isinstance(picture, str | os.PathLike):
+def _open(image: Any, transform: ImageTransform) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return upright_rgb(image)
+    if isinstance(image, Buffer):
+        return transform.open(bytes(image))
+    if isinstance(image, str | os.PathLike):
         try:
-            return transform.open(read_file(Path(picture)), str(picture))
+            return transform.open(read_file(Path(image)), str(image))
         except ImageError as error:
-            raise ImageError(f"{os.fspath(picture)}: {error}") from error
-    if hasattr(picture, "__array__"):
-        return upright_rgb(Image.fromarray(_pixels(np.asarray(picture))))
+            raise ImageError(f"{os.fspath(image)}: {error}") from error
+    if hasattr(image, "__array__"):
+        return upright_rgb(Image.fromarray(_pixels(np.asarray(image))))
     raise ImageError(
-        f"{reprlib.repr(picture)} is no image: give a path, the bytes of an image file, a PIL image or an array uint8 "
+        f"{reprlib.repr(image)} is no image: give a path, the bytes of an image file, a PIL image or an array uint8 "
         "[height, width, 3]"
     )
 
@@ -204,43 +204,43 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
 
     def __call__(
         self,
-        images: Iterable[Picture] | Picture,
+        images: Iterable[ImageInput] | ImageInput,
         *,
         explain: bool = False,
         **decoding: Any,
     ) -> list[Caption]:
-        """Caption pictures.
+        """Caption images.
 
         Args:
             images: of any size; one alone is taken as a list of one.
-            explain: give each caption's `words`, with what the picture added to each.
+            explain: give each caption's `words`, with what the image added to each.
             decoding: fields of `DecodingConfig` to change, such as num_beams=1 or num_return_sequences=3.
 
         Raises:
             ConfigError: for a setting of the search that there is not, or an impossible one.
-            ImageError: for the first picture that cannot be read.
+            ImageError: for the first image that cannot be read.
         """
         check_names(DecodingConfig, decoding)
         settings = replace(self.config.decoding, **decoding)
         return list(self.caption_prepared(map(self.prepare, _several(images)), settings, explain))
 
-    def prepare(self, picture: Picture) -> UInt8[np.ndarray, "size size 3"]:
-        """What the network sees of a picture: its middle, resized.
+    def prepare(self, image: ImageInput) -> UInt8[np.ndarray, "size size 3"]:
+        """What the network sees of an image: its middle, resized.
 
         Raises:
             ImageError: when it cannot be read.
         """
         transform = self.config.data.transform
-        return transform(_open(picture, transform))
+        return transform(_open(image, transform))
 
-    def explain(self, picture: Picture, caption: Caption | str) -> tuple[Word, ...]:
-        """How much of each word of any caption, the network's own or another, this picture gives.
+    def explain(self, image: ImageInput, caption: Caption | str) -> tuple[Word, ...]:
+        """How much of each word of any caption, the network's own or another, this image gives.
 
         Raises:
-            ImageError: when the picture cannot be read.
+            ImageError: when the image cannot be read.
             ValueError: for more tokens than the language model has positions.
         """
-        return self.explain_prepared(self.prepare(picture), caption)
+        return self.explain_prepared(self.prepare(image), caption)
 
     def explain_prepared(self, image: UInt8[np.ndarray, "size size 3"], caption: Caption | str) -> tuple[Word, ...]:
         """The same of an image already of the network's size.
@@ -263,15 +263,15 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         return join_words(self.tokenizer, ids, [np.asarray(each[0, 0]) for each in of_tokens])
 
     def grad_cam(
-        self, picture: Picture, caption: Caption | str, word: str | int, *, stride: int | None = None
+        self, image: ImageInput, caption: Caption | str, word: str | int, *, stride: int | None = None
     ) -> Float32[np.ndarray, "size size"]:
-        """Which places of a picture speak for a word: Grad-CAM (Selvaraju et al. 2017).
+        """Which places of an image speak for a word: Grad-CAM (Selvaraju et al. 2017).
 
         The gradient of the word's log-probability after the words before it, with respect to the encoder's feature
         maps, averaged over their places, weighs the maps; what is positive of their sum remains.
 
         Args:
-            picture: as for `__call__`.
+            image: as for `__call__`.
             caption: the network's own, or any other.
             word: one of its words, whatever its case and the punctuation around it, or its place, from 0; of several
                 alike the first.
@@ -279,11 +279,11 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
                 or 32. None: that of the deepest maps of at least 7 x 7 places.
 
         Returns:
-            0 to 1 for each pixel of `prepare(picture)`, up from the maps' size by bilinear interpolation; all 0 where
+            0 to 1 for each pixel of `prepare(image)`, up from the maps' size by bilinear interpolation; all 0 where
             no place speaks for the word.
 
         Raises:
-            ImageError: when the picture cannot be read.
+            ImageError: when the image cannot be read.
             WordError: when the caption has no such word.
             ValueError: for another stride, or more tokens than the language model has positions.
         """
@@ -292,8 +292,8 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         ids, tokens = self._teacher_forced(text)
         of_word = np.zeros(tokens.shape[-1] - 1, bool)
         of_word[word_spans(self.tokenizer.pieces(ids[1:]))[place]] = True
-        image = self.prepare(picture)
-        return np.asarray(word_map(self.config.model, self.model, image, tokens, of_word, stride))
+        seen = self.prepare(image)
+        return np.asarray(word_map(self.config.model, self.model, seen, tokens, of_word, stride))
 
     def _teacher_forced(self, caption: str) -> tuple[list[int], np.ndarray]:
         """Its tokens but the closing one; all of them [1, 1, length], filled up so that one compilation serves most."""
