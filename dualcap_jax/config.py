@@ -21,8 +21,8 @@ from dualcap_jax.evaluation.config import EvaluationConfig
 from dualcap_jax.fields import check_names, check_types, suggestion
 from dualcap_jax.files import write_text
 from dualcap_jax.models.config import ModelConfig
-from dualcap_jax.models.encoders import ENCODERS, EncoderConfig
-from dualcap_jax.models.language_models import LANGUAGE_MODELS, LanguageModelConfig
+from dualcap_jax.models.encoders import ENCODERS, EncoderConfig, efficientnet
+from dualcap_jax.models.language_models import LANGUAGE_MODELS, LanguageModelConfig, gpt2
 from dualcap_jax.training.config import TrainingConfig
 
 T = TypeVar("T")
@@ -62,6 +62,10 @@ class ExperimentConfig:
                 )
 
 
+_MOVED = {"efficientnet": efficientnet, "gpt2": gpt2}
+"""Modules that experiment files written for version 0.1.0 import from `dualcap_jax.models`."""
+
+
 def load_experiment(path: str | os.PathLike) -> ExperimentConfig:
     """The configuration that `get_config()` of a Python file returns.
 
@@ -71,6 +75,8 @@ def load_experiment(path: str | os.PathLike) -> ExperimentConfig:
     if not Path(path).is_file():
         raise ConfigError(f"--config {path}: no such file")
     sys.path.insert(0, str(Path(path).resolve().parent))  # so that an experiment can build on the one beside it
+    for old, module in _MOVED.items():
+        sys.modules.setdefault(f"dualcap_jax.models.{old}", module)
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
         config = get_config() if callable(get_config) else None

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from dualcap_jax import Captioner, evaluate, train
-from dualcap_jax.config import VERSION, load_json
+from dualcap_jax.config import VERSION, load_experiment, load_json
 from dualcap_jax.data.sources import open_source
+from dualcap_jax.models.encoders import EfficientNetConfig
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +51,15 @@ def test_a_run_of_version_1_is_trained_further_and_is_then_of_this_version(versi
     assert json.loads((workdir / "config.json").read_text())["version"] == VERSION
     assert load_json(workdir / "config.json").training.steps == 62
     assert (workdir / "checkpoints" / "latest" / "62").is_dir()
+
+
+def test_an_experiment_file_of_version_1_finds_what_it_imports(tmp_path):
+    lines = [
+        "from dualcap_jax.config import ExperimentConfig",
+        "from dualcap_jax.models.dual import ModelConfig",
+        "from dualcap_jax.models.efficientnet import EfficientNetConfig",
+        "from dualcap_jax.models.gpt2 import GPT2Config",
+        "def get_config(): return ExperimentConfig(ModelConfig(EfficientNetConfig('b1'), GPT2Config()))",
+    ]
+    (tmp_path / "experiment.py").write_text("\n".join(lines))
+    assert load_experiment(tmp_path / "experiment.py").model.encoder == EfficientNetConfig("b1")
