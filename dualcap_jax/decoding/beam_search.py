@@ -233,7 +233,8 @@ def top_k(
     width = 128
     batch, beams, vocabulary = scores.shape
     if beams * vocabulary <= 2 * k * width:
-        return jax.lax.top_k((scores + offsets[:, :, None]).reshape(batch, -1), k)
+        values, places = jax.lax.top_k((scores + offsets[:, :, None]).reshape(batch, -1), k)
+        return values, places
     whole = vocabulary // width * width
     maxima = jnp.concatenate(
         [
