@@ -14,7 +14,13 @@ from typeguard import TypeCheckError, check_type
 
 from dualcap_jax.errors import ConfigError
 
-_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "True or False", NoneType: "None"}
+_WORDS = {
+    int: ["a whole number"],
+    float: ["a number"],
+    str: ["text"],
+    bool: ["True", "False"],
+    NoneType: ["None"],
+}
 
 
 def check_types(config: Any, prefix: str) -> None:
@@ -76,14 +82,19 @@ def _fits(value: object, hint: Any) -> bool:
 
 def _in_words(hint: Any) -> str:
     """A type, for a sentence."""
+    *others, last = _choices(hint)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _choices(hint: Any) -> list[str]:
     origin, choices = get_origin(hint), get_args(hint)
     if origin is Literal:
-        return " or ".join(map(repr, choices)) if len(choices) < 3 else f"one of {', '.join(map(repr, choices))}"
+        return list(map(repr, choices))
     if origin in (Union, UnionType):
-        return " or ".join(map(_in_words, choices))
+        return [each for choice in choices for each in _choices(choice)]
     if origin is tuple:
-        return f"a tuple, each of it {_in_words(choices[0])}"
-    return _WORDS.get(hint) or f"a {hint.__name__}"
+        return [f"a tuple, each of it {_in_words(choices[0])}"]
+    return _WORDS.get(hint) or [f"of the kind {hint.__name__}"]
 
 
 def _meant(value: object, hint: Any) -> str:

@@ -201,7 +201,7 @@ def test_bfloat16_keeps_float32_parameters_and_statistics():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"variant": "b9"}, "model.encoder.variant='b9': must be one of 'b0'"),
+        ({"variant": "b9"}, "model.encoder.variant='b9': must be 'b0'"),
         ({"width": 0.0}, "model.encoder.width=0.0: must be more than 0"),
         ({"dropout": 1.0}, r"model.encoder.dropout=1.0: must be in \[0, 1\)"),
         ({"num_classes": -1}, "model.encoder.num_classes=-1: must be at least 0"),
