@@ -2,10 +2,12 @@
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import tyro
@@ -57,11 +59,22 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
     """
     keep_freed_memory()
     _open_closed_streams()
-    with interrupts.listening():
+    with _only_ours(), interrupts.listening():
         code = _exit_code(main)
         if interrupts.asked() is not None:
             os._exit(code)  # XLA's threads may be compiling still, and Python would crash while it takes itself apart
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def _only_ours() -> Iterator[None]:
+    """Keep libraries from printing what became of work that a failure, told by us, made needless."""
+    before = sys.unraisablehook, threading.excepthook
+    sys.unraisablehook, threading.excepthook = lambda _: None, lambda _: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook, threading.excepthook = before
 
 
 def _exit_code(main: Callable[[Sequence[str]], int]) -> int:
@@ -82,7 +95,10 @@ def _exit_code(main: Callable[[Sequence[str]], int]) -> int:
     except (UserError, OSError) as error:
         if interrupts.asked() is None:
             _tell(f"error: {error}")
-            return error.exit_code if isinstance(error, UserError) else 2
+            code = error.exit_code if isinstance(error, UserError) else 2
+            if getattr(error, "at_once", False) or getattr(error, "errno", None) == errno.ENOSPC:
+                os._exit(code)  # libraries would try once more to write, and say at length that they can't
+            return code
     except Exception:
         if interrupts.asked() is None:  # else what an interrupt became on its way through a library
             raise
