@@ -1,15 +1,16 @@
 """What the commands share: arguments from dataclasses, and mistakes told in one line."""
 
 import argparse
-import contextlib
 import ctypes
+import errno
 import io
 import os
 import signal
 import sys
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, Field, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
@@ -213,11 +214,22 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
     _open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal cannot print is no reason to end: names of files
         sys.stdout.reconfigure(errors="backslashreplace")
-    with interrupts.listening():
+    with _only_ours(), interrupts.listening():
         code = _exit_code(main)
         if interrupts.asked() is not None:
             os._exit(code)  # XLA's threads may be compiling still, and Python would crash while it takes itself apart
     sys.exit(code)
+
+
+@contextmanager
+def _only_ours() -> Iterator[None]:
+    """Keep libraries from printing what became of work that a failure, told by us, made needless."""
+    before = sys.unraisablehook, threading.excepthook
+    sys.unraisablehook, threading.excepthook = lambda _: None, lambda _: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook, threading.excepthook = before
 
 
 def _exit_code(main: Callable[[Sequence[str]], int]) -> int:
@@ -238,7 +250,10 @@ def _exit_code(main: Callable[[Sequence[str]], int]) -> int:
     except (UserError, OSError) as error:
         if interrupts.asked() is None:
             _tell(f"error: {error}")
-            return error.exit_code if isinstance(error, UserError) else 2
+            code = error.exit_code if isinstance(error, UserError) else 2
+            if getattr(error, "at_once", False) or getattr(error, "errno", None) == errno.ENOSPC:
+                os._exit(code)  # libraries would try once more to write, and say at length that they can't
+            return code
     except Exception:
         if interrupts.asked() is None:  # else what an interrupt became on its way through a library
             raise
@@ -247,9 +262,9 @@ def _exit_code(main: Callable[[Sequence[str]], int]) -> int:
 
 
 def _tell(line: str) -> None:
-    with contextlib.suppress(OSError):  # the terminal is gone
+    with suppress(OSError):  # the terminal is gone
         sys.stdout.flush()
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         print(line, file=sys.stderr, flush=True)
 
 

@@ -8,6 +8,8 @@ class UserError(ValueError):
     """
 
     exit_code = 2
+    at_once = False
+    """Whether the process must end at once: libraries are still at work on what failed, and would say more of it."""
 
 
 class Stopped(Exception):

@@ -36,7 +36,7 @@ from dualcap_jax.evaluation.reports.figures import samples_figure
 from dualcap_jax.evaluation.reports.files import read_reports, write_report
 from dualcap_jax.evaluation.reports.html import select, write_html
 from dualcap_jax.evaluation.reports.values import Evaluation, ExplainedWord, ScoredCaption, ShownCaption
-from dualcap_jax.files import write_text
+from dualcap_jax.files import naming, write_text
 from dualcap_jax.training.checkpoints import Which
 from dualcap_jax.training.logs import read_json_lines
 from dualcap_jax.training.objectives.cross_entropy import mean_losses
@@ -176,7 +176,7 @@ def caption_split(
                     for image_id, caption in zip(image_ids, made, strict=True)
                 ]
                 done.append({"content": content, "captions": rows, "losses": sums})
-                with progress.open("a") as file:
+                with naming(progress), progress.open("a") as file:
                     file.write(json.dumps(done[-1]) + "\n")
                 encoded |= zip(image_ids, np.asarray(features)[: len(image_ids), None], strict=True)
             captions += [ScoredCaption(**row) for row in done[-1]["captions"]]

@@ -27,6 +27,12 @@ class CheckpointError(UserError):
     """A run directory without the checkpoint that was asked for, or one that can't be read, used or written."""
 
 
+class NotWritten(CheckpointError):
+    """A checkpoint that can't be written."""
+
+    at_once = True
+
+
 def _abstract(tree: Any) -> Any:
     return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
 
@@ -85,7 +91,7 @@ class Checkpoints:
             place: state of the batches' iterator then.
 
         Raises:
-            CheckpointError: when this one or the one before it can't be written.
+            NotWritten: when this one or the one before it can't be.
         """
         if step == self._latest.latest_step():
             return
@@ -107,7 +113,7 @@ class Checkpoints:
             validation: tells one validation from another, whose losses do not compare.
 
         Raises:
-            CheckpointError: when this one or the one before it can't be written.
+            NotWritten: when this one or the one before it can't be.
         """
         scores = {"step": step, "loss": loss, "validation": validation}
         items = ocp.args.Composite(
@@ -140,7 +146,7 @@ class Checkpoints:
         """Wait until all is written.
 
         Raises:
-            CheckpointError: when it can't be.
+            NotWritten: when it can't be.
         """
         with self._writing():
             self._latest.close()
@@ -159,7 +165,7 @@ class Checkpoints:
             yield
         except Exception as error:
             stands = steps_in(self._folder / "latest")
-            raise CheckpointError(
+            raise NotWritten(
                 f"{self._workdir}: a checkpoint can't be written ({_reason(error)}). Nothing half-written counts as one"
                 + (f", and that of step {stands[-1]} stands" if stands else "")
                 + "; make room, and the same command goes on from there"
@@ -172,7 +178,9 @@ def steps_in(folder: Path) -> list[int]:
 
 
 def _quieten() -> None:
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells each save in a dozen lines
+    """Orbax tells a save in a dozen lines, and a failure, which we tell too, in hundreds."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _reason(error: BaseException) -> str:

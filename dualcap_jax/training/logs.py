@@ -15,7 +15,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from dualcap_jax import interrupts
-from dualcap_jax.files import write_text
+from dualcap_jax.files import naming, write_text
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
@@ -41,7 +41,7 @@ class MetricsLog:
     """
 
     def __init__(self, workdir: Path, step: int):
-        path = workdir / "metrics.jsonl"
+        self._path = path = workdir / "metrics.jsonl"
         kept = [row for row in read_json_lines(path) if isinstance(row.get("step"), int) and row["step"] <= step]
         self.validated = {row["step"] for row in kept if row.get("split") == "validation"}
         """Steps with a row of validation."""
@@ -52,7 +52,8 @@ class MetricsLog:
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """One row. A value that is not finite is written as null, which JSON can hold."""
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, "split": split, **finite}) + "\n")
+        with naming(self._path):
+            self._file.write(json.dumps({"step": step, "split": split, **finite}) + "\n")
         for name, value in values.items():
             self._board.add_scalar(f"{split}/{name}", value, step)
 

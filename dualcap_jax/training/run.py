@@ -5,7 +5,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -108,6 +108,6 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.progress.close()
-        self.log.close()
-        self.checkpoints.close()
+        with ExitStack() as stack:  # each, whatever becomes of the others
+            for each in (self.checkpoints, self.log, self.progress):
+                stack.callback(each.close)
