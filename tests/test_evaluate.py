@@ -182,7 +182,7 @@ def test_a_runs_own_settings_are_the_defaults_that_options_are_checked_against(w
     (workdir / "config.json").write_text(json.dumps(values))
     arguments = [str(workdir), "--num-return-sequences", "6", "--decoding.diversity_penalty", "0.25", "--samples", "0"]
     assert evaluate_command.main([*arguments, "--decoding.min-length=31"]) == 0
-    results = workdir / "evaluation" / "captions_validation-beam6-diversity-penalty-0.25-min-length-31_results.json"
+    results = workdir / "evaluation" / "captions_validation-beam6-min-length-31-diversity-penalty-0.25_results.json"
     assert results.is_file()
     capsys.readouterr()
     assert evaluate_command.main([str(workdir), "--captions", str(results)]) == 0
@@ -240,7 +240,7 @@ def test_weighing_by_training_captions_needs_them(theirs, workdir, capsys, monke
     assert "has no split 'train'; it has validation" in printed
     assert not (captions.parent / "evaluation").exists()
     assert evaluate_command.main([str(workdir), *arguments, "--samples", "0"]) == 0
-    weighed = read(workdir / "evaluation" / "validation-beam2.json")["coco_cider_d"]
+    weighed = read(workdir / "evaluation" / "validation-beam2-cider-corpus-train.json")["coco_cider_d"]
     assert evaluate_command.main([str(workdir), "--metrics", "coco", "--samples", "0"]) == 0
     assert weighed != read(workdir / "evaluation" / "validation-beam2.json")["coco_cider_d"]
 
@@ -254,7 +254,7 @@ def test_captions_of_a_runs_data_need_no_checkpoint(workdir, capsys):
         read(path)
         for path in (
             workdir / "evaluation" / "test-beam2.json",
-            workdir / "evaluation" / "evaluation" / "test-captions_test-beam2_results.json",
+            workdir / "evaluation" / "test-captions_test-beam2_results.json",
         )
     )
     for key in ("bleu_4", "coco_cider_d", "scenes", "character_bleu_nltk_2"):

@@ -46,10 +46,10 @@ def test_training_leaves_a_run_directory_that_says_how_it_went(finished):
     validations = rows(workdir, "validation")
     assert [row["step"] for row in validations] == [5, 10, 12]
     assert all(math.isfinite(row["loss"]) and math.isfinite(row["loss_all_positions"]) for row in validations)
-    last_lines = printed.splitlines()[-3:]
-    assert last_lines[2] == f"caption an image: python -m dualcap_jax.caption {shlex.quote(str(workdir))} IMAGE"
-    assert last_lines[0].startswith("test: BLEU-1 ")
-    assert str(workdir) in last_lines[1]
+    last_lines = printed[printed.index("\ntest: BLEU-1 ") :].splitlines()[1:]
+    assert last_lines[-1] == f"caption an image: python -m dualcap_jax.caption {shlex.quote(str(workdir))} IMAGE"
+    assert str(workdir) in last_lines[-2]
+    assert all(line.startswith("warning: ") for line in last_lines[1:-2])
 
 
 @pytest.mark.slow

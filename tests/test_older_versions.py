@@ -31,7 +31,8 @@ def expected(version1) -> dict:
 def test_a_run_of_version_1_is_evaluated_to_the_same_captions_and_scores(version1, expected):
     assert evaluate.main([str(version1 / "run"), "--split", "test"]) == 0
     found = json.loads((version1 / "run" / "evaluation" / "test-beam2.json").read_text())
-    assert found.keys() == expected.keys()
+    assert found.keys() - expected.keys() == {"warnings"}  # newer, where there are any
+    assert expected.keys() <= found.keys()
     for ours, theirs in zip(found["captions"], expected["captions"], strict=True):
         assert (ours["image_id"], ours["caption"]) == (theirs["image_id"], theirs["caption"])
         assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
