@@ -82,7 +82,7 @@ def chrf(
 
 
 def ter(
-    hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, lowercase: bool = False, asian: bool = False
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, lowercase: bool = False
 ) -> dict[str, float | str]:
     """The corpus's translation edit rate (Snover et al. 2006) by sacrebleu: edits per 100 reference words.
 
@@ -90,7 +90,6 @@ def ter(
         hypotheses: One caption for each image.
         references: Its references, one or more for each image.
         lowercase: Ignore case.
-        asian: Count each Chinese or Japanese character as a word.
 
     Returns:
         `ter`, 0 or more and lower for better captions, and sacrebleu's `ter_signature`.
@@ -99,7 +98,7 @@ def ter(
         ValueError: as `corpus_bleu`.
     """
     check_captions(hypotheses, references)
-    metric = TER(case_sensitive=not lowercase, normalized=asian, asian_support=asian)
+    metric = TER(case_sensitive=not lowercase)
     score = metric.corpus_score(hypotheses, _streams(references)).score
     return {"ter": score, "ter_signature": str(metric.get_signature())}
 

@@ -15,8 +15,6 @@ from dualcap_jax.evaluation.metrics.diversity import diversity
 from dualcap_jax.evaluation.metrics.java_metrics import meteor, require, spice
 from dualcap_jax.evaluation.metrics.words import splitter, warnings
 
-ASIAN = ("zh", "ja-mecab", "ko-mecab", "char")
-"""Ways to split words for which TER splits them too."""
 RESAMPLES = 1000
 """Corpora drawn for each confidence interval, as sacrebleu does."""
 
@@ -99,7 +97,7 @@ def score_captions(
     if "chrf" in config.metrics:
         scores |= chrf(hypotheses, references, lowercase=lowercase)
     if "ter" in config.metrics:
-        scores |= ter(hypotheses, references, lowercase=lowercase, asian=tokenize in ASIAN)
+        scores |= ter(words, words_of_references, lowercase=lowercase)
     if "meteor" in config.metrics:
         scores["coco_meteor"] = 100 * meteor(hypotheses, references)
     if "spice" in config.metrics:
