@@ -240,15 +240,8 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
             ImageError: when the image cannot be read.
             ValueError: for more tokens than the language model has positions.
         """
-        return self.explain_prepared(self.prepare(image), _text(caption))
-
-    def explain_prepared(self, image: UInt8[np.ndarray, "size size 3"], caption: Caption | str) -> tuple[Word, ...]:
-        """The same of an image already of the network's size.
-
-        Raises:
-            ValueError: for more tokens than the language model has positions.
-        """
-        return self.explain_encoded(self.encode(image[None]), caption)
+        text = _text(caption)
+        return self.explain_encoded(self.encode(self.prepare(image)[None]), text)
 
     def explain_encoded(
         self, features: Float[Array | np.ndarray, "1 features"], caption: Caption | str

@@ -42,7 +42,8 @@ def check_data(workdir: Path, train: Index, root: str) -> None:
     """
     before: Index = _noted(workdir).get("train", train)
     if told := _changes(before, train):
-        again = shlex.join(["python", "-m", "dualcap_jax.train", "--init-from", str(workdir), "--data.root", root])
+        options = ["--init-from", str(workdir), "--data.root", root or "DIR"]
+        again = shlex.join(["python", "-m", "dualcap_jax.train", *options])
         raise DataError(
             f"data.root={root!r}: not the images and captions that {workdir} was trained on: {told}. Put them back, or "
             f"begin a new run with its weights: {again}"
