@@ -15,7 +15,7 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float32, Int, UInt8
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -32,6 +32,7 @@ from dualcap_jax.explain.words import Word, find_word, join_words, log_probs, wo
 from dualcap_jax.fields import check_names
 from dualcap_jax.files import replacing, write_text
 from dualcap_jax.models import variables
+from dualcap_jax.models.mergers import Image as Seen
 from dualcap_jax.models.variables import Variables
 from dualcap_jax.pretrained.files import locate, read_tensors
 from dualcap_jax.pretrained.tables import PretrainedError, export, own_table, port
@@ -243,9 +244,7 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         text = _text(caption)
         return self.explain_encoded(self.encode(self.prepare(image)[None]), text)
 
-    def explain_encoded(
-        self, features: Float[Array | np.ndarray, "1 features"], caption: Caption | str
-    ) -> tuple[Word, ...]:
+    def explain_encoded(self, features: Seen, caption: Caption | str) -> tuple[Word, ...]:
         """The same of an encoded image.
 
         Raises:
@@ -294,13 +293,13 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         usual = max(self.config.data.max_length, self.config.decoding.max_length)
         return ids[:-1], np.array([[ids + [self.tokenizer.pad_id] * (usual - len(ids))]], np.int32)
 
-    def encode(self, images: UInt8[np.ndarray, "batch size size 3"]) -> Float[Array, "batch features"]:
+    def encode(self, images: UInt8[np.ndarray, "batch size size 3"]) -> Seen:
         """What `search`, `losses` and `explain_encoded` take of images already of the network's size."""
         return inference.encode(self.config.model, self.model, images)
 
     def losses(
         self,
-        features: Float[Array, "batch features"],
+        features: Seen,
         tokens: Int[np.ndarray, "batch captions length"],
         mask: Bool[np.ndarray, "batch captions length"],
     ) -> dict[str, float]:
@@ -328,9 +327,7 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
             yield from search(self.encode(np.stack(filled)), first)[: len(chunk)]
             first += len(chunk)
 
-    def searcher(
-        self, decoding: DecodingConfig, explain: bool = False
-    ) -> Callable[[Float[Array, "batch features"], int], list[Caption]]:
+    def searcher(self, decoding: DecodingConfig, explain: bool = False) -> Callable[[Seen, int], list[Caption]]:
         """A function that captions encoded images.
 
         Args:
@@ -359,15 +356,15 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         rules = Rules(settings, tokenizer.end_id, tokenizer.pad_id, bad_words)
         key_of = jax.vmap(partial(jax.random.fold_in, jax.random.key(decoding.seed)))
 
-        def search(features: Float[Array, "batch features"], first: int) -> list[Caption]:
-            keys, prompt = key_of(first + np.arange(len(features))), np.array(start, np.int32)
+        def search(features: Seen, first: int) -> list[Caption]:
+            keys, prompt = key_of(first + np.arange(len(jax.tree.leaves(features)[0]))), np.array(start, np.int32)
             found = inference.search(self.config.model, self.model, features, prompt, keys, rules)
             seen = None
             if explain:
                 seen = log_probs(self.config.model, self.model, features, found.tokens, found.lengths)
             found, seen = jax.device_get((found, seen))
             captions = []
-            for row in range(len(features)):
+            for row in range(len(keys)):
                 best, *others = (
                     self._caption(found, (row, rank), len(start), seen) for rank in range(found.scores.shape[1])
                 )

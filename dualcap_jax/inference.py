@@ -4,19 +4,18 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from jaxtyping import Array, Bool, Int, Key, UInt8
 
 from dualcap_jax.decoding import Decoded, DecodingModel, Rules, beam_search, sample
 from dualcap_jax.models.config import ModelConfig
+from dualcap_jax.models.mergers import Image
 from dualcap_jax.models.variables import Variables, bind
 from dualcap_jax.training.objectives import Sums
 from dualcap_jax.training.objectives.cross_entropy import token_sums
 
 
 @partial(jax.jit, static_argnames="config")
-def encode(
-    config: ModelConfig, variables: Variables, images: UInt8[Array, "batch size size 3"]
-) -> Float[Array, "batch features"]:
+def encode(config: ModelConfig, variables: Variables, images: UInt8[Array, "batch size size 3"]) -> Image:
     """What the other calls need of images: each is encoded once for all that is asked of it."""
     return bind(config, variables).encode(images)
 
@@ -25,14 +24,14 @@ def encode(
 def search(
     config: ModelConfig,
     variables: Variables,
-    features: Float[Array, "batch features"],
+    features: Image,
     start: Int[Array, " prompt"],
     keys: Key[Array, " batch"],
     rules: Rules,
 ) -> Decoded:
     """Captions of encoded images, all with the same first tokens; `keys` are for drawing by chance."""
     network, settings = bind(config, variables), rules.config
-    batch = len(features)
+    batch = len(keys)
     rows = settings.num_return_sequences if settings.do_sample else settings.num_beams
     cache = network.init_cache(batch, rows, settings.max_length)
     model = DecodingModel(network.next_logits, network.reorder_cache, cache, features)
@@ -44,7 +43,7 @@ def search(
 def losses(
     config: ModelConfig,
     variables: Variables,
-    features: Float[Array, "batch features"],
+    features: Image,
     tokens: Int[Array, "batch captions length"],
     mask: Bool[Array, "batch captions length"],
 ) -> Sums:

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, UInt8
 from tqdm import tqdm
 
 from dualcap_jax.captioner import Captioner
@@ -37,6 +37,7 @@ from dualcap_jax.evaluation.reports.files import read_reports, write_report
 from dualcap_jax.evaluation.reports.html import select, write_html
 from dualcap_jax.evaluation.reports.values import Evaluation, ExplainedWord, ScoredCaption, ShownCaption
 from dualcap_jax.files import naming, write_text
+from dualcap_jax.models.mergers import Image
 from dualcap_jax.training.checkpoints import Which
 from dualcap_jax.training.logs import read_json_lines
 from dualcap_jax.training.objectives.cross_entropy import mean_losses
@@ -45,9 +46,8 @@ from dualcap_jax.training.run import owned
 COCO_NAME = re.compile(r"\d{12}\.jpg")
 """Of COCO 2017's images."""
 
-Features = Float[Array | np.ndarray, "1 features"]
-Encoded = dict[int, Features]
-"""What the network made of images, by image id."""
+Encoded = dict[int, Image]
+"""What the network made of images, by image id; each leaf [1, ...]."""
 
 Explain = Callable[[Record, str], tuple[ExplainedWord, ...]]
 """`(image, caption) -> words`, none where they cannot be told."""
@@ -135,8 +135,8 @@ def caption_split(
             settings is not done again, up to the first batch whose images or references are no longer the same.
 
     Returns:
-        The captions with the captioner's own scores; both losses, in nats, with `perplexity`; and of the images
-        captioned now what the network made of them, so that none is encoded twice.
+        The captions with the captioner's own scores; both losses, in nats, with `perplexity`; and the vectors of the
+        images captioned now, so that none is encoded twice, where the merger reads nothing else.
     """
     data = captioner.config.data
     weights = _checksum(jax.tree.leaves(captioner.model))
@@ -178,7 +178,8 @@ def caption_split(
                 done.append({"content": content, "captions": rows, "losses": sums})
                 with naming(progress), progress.open("a") as file:
                     file.write(json.dumps(done[-1]) + "\n")
-                encoded |= zip(image_ids, np.asarray(features)[: len(image_ids), None], strict=True)
+                if not captioner.config.model.merger.reads:  # feature maps of thousands of images would fill the memory
+                    encoded |= zip(image_ids, np.asarray(features)[: len(image_ids), None], strict=True)
             captions += [ScoredCaption(**row) for row in done[-1]["captions"]]
             bar.update(len(image_ids))
     losses = mean_losses(batch["losses"] for batch in done)
@@ -325,7 +326,7 @@ def explainer(captioner: Captioner, source: Source, encoded: Encoded) -> Explain
     """Explains captions of a source's images, of which some are encoded already."""
 
     def explain(record: Record, caption: str) -> tuple[ExplainedWord, ...]:
-        features: Features | None = encoded.get(record.image_id)
+        features = encoded.get(record.image_id)
         if features is None:  # it was captioned before an interruption
             features = captioner.encode(source.transform.decode(record.read_image(), record.filename)[None])
         try:

@@ -20,11 +20,13 @@ from dualcap_jax import cli, interrupts
 from dualcap_jax.captioner import Captioner
 from dualcap_jax.config import ExperimentConfig, differences, load_experiment, load_json, save_json
 from dualcap_jax.data.config import DataConfig
+from dualcap_jax.data.features import EncodedSource
 from dualcap_jax.data.pipeline import check_images, eval_batches, train_iterator
 from dualcap_jax.data.records import Faults, Source
 from dualcap_jax.data.sources import iterate_captions, open_source, refuse_shared_images
-from dualcap_jax.data.sources.entries import EntriesSource
+from dualcap_jax.data.sources.entries import SPLITS, EntriesSource
 from dualcap_jax.data.text import CaptionTokenizer
+from dualcap_jax.encoding import encode_once
 from dualcap_jax.errors import ConfigError
 from dualcap_jax.evaluation.reports.figures import curves_figure
 from dualcap_jax.evaluation.reports.text import summary, warnings
@@ -35,6 +37,7 @@ from dualcap_jax.training.logs import read_json_lines
 from dualcap_jax.training.loop import train
 from dualcap_jax.training.objectives import Objective
 from dualcap_jax.training.objectives.cross_entropy import cross_entropy, mean_losses
+from dualcap_jax.training.packing import plan_training, plan_validation
 from dualcap_jax.training.run import LOCK, Owned, Run, new_directory, owned
 from dualcap_jax.training.state import first_state, refuse_other_network
 from dualcap_jax.training.step import make_eval_step, make_train_step
@@ -50,6 +53,7 @@ RESUMABLE = (
     "decoding.",
     "evaluation.",
     "data.root",
+    "data.features",
     "model.encoder.remat",
     "model.language.remat",
     "data.read_threads",
@@ -164,6 +168,9 @@ def make_evaluate(
     """Validation's losses as a function of the network's variables; None where an end was asked for meanwhile."""
     batch_size = config.training.batch_size
     batches = eval_batches(source, tokenizer, config.data, batch_size)
+    if config.training.pack:
+        apart = not config.model.merger.is_pointwise
+        batches = batches.map(plan_validation(source, tokenizer, config.data, config.training, apart))
     limit = validated_images(config) // batch_size or None
     step = make_eval_step(config.model, objective)
 
@@ -189,6 +196,11 @@ def cut_captions(source: Source, tokenizer: CaptionTokenizer, max_length: int) -
     )
 
 
+def encodes_once(config: ExperimentConfig) -> bool:
+    """Whether each image is encoded once for all epochs: its features are always the same, and may be kept."""
+    return "encoder" in config.training.freeze and config.data.crop_scale == 1 and config.data.features != "none"
+
+
 def skipped(sources: Sequence[Source]) -> str:
     """A line that tells what the sources of one set had to skip; empty where it is nothing."""
     faults = Faults("skip")
@@ -206,7 +218,7 @@ def main(args: Sequence[str]) -> int:
         config = as_resolved(config, other().config) if other else as_published(config)
     sources = open_source(config.data, "train"), open_source(config.data, "validation")
     refuse_shared_images(*sources, "validation")
-    if isinstance(sources[1], EntriesSource):  # others are known to be whole
+    if isinstance(sources[1], EntriesSource) and not encodes_once(config):  # others are known to be whole
         check_images(sources[1], validated_images(config) or len(sources[1]), os.cpu_count() or 1)
     if resumed:
         tokenizer = load_own_tokenizer(workdir, config.model.language.vocab_size)
@@ -248,11 +260,29 @@ def _train(
     print(f"model: {sum(counts.values()):,} parameters ({listed}); vocabulary {tokenizer.vocab_size}")
     print(f"device: {jax.devices()[0].device_kind}, {config.model.dtype}; compiling the first step", flush=True)
 
-    batches = train_iterator(train_source, tokenizer, config.data, training.batch_size, training.seed)
+    directory = workdir / "features" if config.data.features == "auto" else Path(config.data.features)
+    if encodes_once(config):
+        train_source, validation_source = (
+            EncodedSource(source, directory / split) for source, split in zip(sources, SPLITS, strict=False)
+        )
+    packer = None
+    if training.pack:
+        apart = not config.model.merger.is_pointwise
+        packer, filled = plan_training(train_source, tokenizer, config.data, training, apart)
+        rows = training.accumulate * packer.room.rows
+        print(
+            f"packing: {training.batch_size * config.data.captions_per_image} captions of a batch lie in {rows} rows; "
+            f"{100 * filled:.0f} % of the positions are real"
+        )
+    batches = train_iterator(train_source, tokenizer, config.data, training.batch_size, training.seed, finish=packer)
     with cli.naming_memory(*less_memory(config)):
         state, notes = first_state(config.model, training, run.checkpoints, batches, model_of_other)
         print("".join(f"{note}\n" for note in notes), end="", flush=True)
-        objective = cross_entropy(training.loss, training.freeze)
+        if encodes_once(config):
+            print(f"encoder: frozen, so each image is encoded once, into {directory}", flush=True)
+            for source, split in zip(sources, SPLITS, strict=False):
+                encode_once(config.model, config.data, state["model"], source, directory, split)
+        objective = cross_entropy(training.loss, training.freeze, training.label_smoothing)
         step = make_train_step(config.model, training, objective)
         train(state, step, make_evaluate(config, objective, validation_source, tokenizer), batches, run)
     if (found := skipped(sources)) != known:

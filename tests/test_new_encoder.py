@@ -26,18 +26,21 @@ class ViTConfig(EncoderConfig):
 
 class ViT(nnx.Module):
     def __init__(self, config, dtype, rngs):
-        self.config, self.dtype, self.num_features, self.strides = config, dtype, config.width, (config.patch,)
+        self.config, self.dtype, self.num_features, self.channels = config, dtype, config.width, {config.patch: config.width}
         patch = (config.patch, config.patch)
         self.embed = nnx.Conv(3, config.width, patch, strides=patch, dtype=dtype, rngs=rngs)
         self.norm = nnx.LayerNorm(config.width, dtype=dtype, rngs=rngs)
         self.attend = nnx.MultiHeadAttention(2, config.width, decode=False, dtype=dtype, rngs=rngs)
 
-    def maps(self, images):
+    def maps(self, images, *, train=False, key=None):
         x = self.embed(normalize(images, self.config.normalization).astype(self.dtype))
         tokens = x.reshape(len(x), -1, self.config.width)
         return {self.config.patch: (tokens + self.attend(self.norm(tokens))).reshape(x.shape)}
 
-    def vector_of(self, maps, stride):
+    def deeper_maps(self, maps, stride):
+        return {stride: maps}
+
+    def vector_of(self, maps, stride, *, train=False, key=None):
         return maps.mean((1, 2))
 
     def vector(self, images, *, train=False, key=None):

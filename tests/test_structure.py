@@ -14,7 +14,7 @@ LEVELS = [
     {"models", "data", "decoding", "evaluation"},  # which know nothing of each other
     {"pretrained"},
     {"training"},
-    {"config", "explain", "inference"},
+    {"config", "encoding", "explain", "inference"},
     {"captioner"},
     {"scoring", "resolving"},
     {"train", "evaluate", "caption"},

@@ -72,6 +72,9 @@ class DataConfig(ReadingConfig):
     """Threads that read and decode images, in each process. 0: the training thread reads them itself."""
     workers: int = 0
     """Extra processes that read and decode images. 0: none."""
+    features: str = "auto"
+    """Directory of what a frozen encoder makes of the images, which is then computed once instead of at each epoch,
+    unless random crops are asked for. auto: features/ in the run directory. none: at each epoch."""
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     """The embedded scenes."""
 

@@ -1,7 +1,8 @@
 """From records to batches of numpy arrays, by grain: shuffled without end for training, once in order for evaluation.
 
 A batch is a dict of
-    image    uint8[B, S, S, 3]   RGB as decoded; scaled on the device
+    image    uint8[B, S, S, 3]   RGB as decoded; scaled on the device. Of a source that is encoded already instead
+                                 vector float16[B, F] and, for each stride, maps_STRIDE float16[B, h, w, c]
     tokens   int32[B, C, T]      framed captions, padded with id 0
     mask     bool[B, C, T]       True on real tokens: by length, never by id
     image_id int64[B]            the record's id; -1 marks a row that only fills the batch up
@@ -9,18 +10,21 @@ where C is the number of captions of an example and T is `data.max_length`. A ca
 False in `mask`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import Bool, Int, Int32
+from jaxtyping import Bool, Int, Int32, UInt8
 
 from dualcap_jax.data.config import DataConfig
+from dualcap_jax.data.features import EncodedSource
 from dualcap_jax.data.images import ImageError
+from dualcap_jax.data.reading import map_ahead
 from dualcap_jax.data.records import DataError, Record, Source
 from dualcap_jax.data.text import CaptionTokenizer
 from dualcap_jax.interrupts import follow_parent
@@ -50,6 +54,7 @@ def train_iterator(
     seed: int,
     process_index: int = 0,
     process_count: int = 1,
+    finish: Callable[[Batch], Batch] | None = None,
 ) -> grain.DatasetIterator[Batch]:
     """Batches for training: endless, every epoch in a new order.
 
@@ -65,6 +70,7 @@ def train_iterator(
         seed: of order and choice of captions, 0 to 2**32 - 1.
         process_index: of this process among those that train together.
         process_count: how many train together.
+        finish: what is done to each batch.
 
     Returns:
         An iterator whose state grain can save and restore (`grain.checkpoint.CheckpointSave`), also with another number
@@ -82,7 +88,8 @@ def train_iterator(
         .repeat()
         .random_map(partial(_train_example, source, tokenizer, config, pick))[process_index::process_count]
     )
-    return iter(_batches(stream, source, config, batch_size))
+    batches = _batches(stream, source, config, batch_size)
+    return iter(batches.map(finish) if finish else batches)
 
 
 def eval_batches(
@@ -130,11 +137,46 @@ def _fault_of(source: Source, record: Record) -> str:
     """What keeps a record's image from being read, or nothing."""
     try:
         source.transform.open(record.read_image(), record.filename)
-    except ImageError as error:
-        return f"image '{record.filename}': {error}"
-    except OSError as error:
-        return f"image '{record.filename}': can't be read ({error.strerror or error})"
+    except (ImageError, OSError) as error:
+        return _told(record, error)
     return ""
+
+
+def decoded_batches(
+    source: Source, threads: int, batch_size: int, start: int = 0
+) -> Iterator[tuple[list[int], UInt8[np.ndarray, "..."], dict[int, str]]]:
+    """The images of a source in order, as the encoder reads them, to be encoded once.
+
+    Args:
+        source: of the images.
+        threads: that read and decode.
+        batch_size: images of a batch; the last may have fewer.
+        start: position to begin with.
+
+    Yields:
+        Positions; images [batch, size, size, 3]; and what is wrong with those that can't be read, by position, which
+        is reported as a fault.
+
+    Raises:
+        DataError: for a broken one, where `on_error` is "raise".
+    """
+
+    def read(position: int) -> np.ndarray | str:
+        record = source[position]
+        try:
+            return _square(source, record)
+        except (ImageError, OSError) as error:
+            return _told(record, error)
+
+    results = map_ahead(read, range(start, len(source)), threads)
+    while chunk := list(islice(results, batch_size)):
+        found = dict(enumerate(chunk, start))
+        start += len(chunk)
+        broken = {position: each for position, each in found.items() if isinstance(each, str)}
+        for message in broken.values():
+            source.faults.report("unreadable image", message)
+        squares = {position: each for position, each in found.items() if not isinstance(each, str)}
+        yield list(squares), np.array(list(squares.values()), np.uint8), broken
 
 
 Picker = Callable[[int, np.random.Generator], tuple[int, Sequence[int]]]  # -> record, captions of it
@@ -177,18 +219,31 @@ def _make_example(
     """One image with the chosen captions, in `width` places."""
     record = source[record_index]
     try:
-        image = source.transform.open(record.read_image(), record.filename)
-        if augment is not None and config.crop_scale < 1:
-            square = source.transform.random_crop(image, config.crop_scale, augment)
+        if isinstance(source, EncodedSource):
+            seen = source.features(record_index)
         else:
-            square = source.transform(image)
-    except ImageError as error:
-        return UnreadableImage(record.image_id, f"image '{record.filename}': {error}")
-    except OSError as error:
-        return UnreadableImage(record.image_id, f"image '{record.filename}': can't be read ({error.strerror or error})")
+            seen = {"image": _square(source, record, config.crop_scale if augment is not None else 1, augment)}
+    except (ImageError, OSError) as error:
+        return UnreadableImage(record.image_id, _told(record, error))
     ids = [tokenizer.encode(record.captions[i], config.max_length) for i in caption_indices]
     tokens, mask = pad_tokens(ids, width, config.max_length)
-    return {"image": square, "tokens": tokens, "mask": mask, "image_id": np.array(record.image_id, np.int64)}
+    return {**seen, "tokens": tokens, "mask": mask, "image_id": np.array(record.image_id, np.int64)}
+
+
+def _square(
+    source: Source, record: Record, crop_scale: float = 1, augment: np.random.Generator | None = None
+) -> UInt8[np.ndarray, "size size 3"]:
+    """The image as the encoder reads it, or a random crop of it."""
+    image = source.transform.open(record.read_image(), record.filename)
+    if augment is not None and crop_scale < 1:
+        return source.transform.random_crop(image, crop_scale, augment)
+    return source.transform(image)
+
+
+def _told(record: Record, error: ImageError | OSError) -> str:
+    """Why an image can't be read."""
+    reason = f"can't be read ({error.strerror or error})" if isinstance(error, OSError) else str(error)
+    return f"image '{record.filename}': {reason}"
 
 
 def pad_tokens(

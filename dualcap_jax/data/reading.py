@@ -2,6 +2,9 @@
 
 import argparse
 import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -11,6 +14,8 @@ MAX_PIXELS = 89_478_485
 """Pillow's own limit; an image of more pixels may be a decompression bomb."""
 
 Kind = TypeVar("Kind", bound="ImagesConfig")
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,3 +70,18 @@ def add_arguments(parser: argparse.ArgumentParser, kind: type[ImagesConfig]) -> 
 def part(kind: type[Kind], values: object) -> Kind:
     """The fields of `ImagesConfig` or `ReadingConfig` out of what has them: a larger config, or parsed arguments."""
     return kind(**{field.name: getattr(values, field.name) for field in dataclasses.fields(kind)})
+
+
+def map_ahead(function: Callable[[T], U], items: Iterable[T], threads: int) -> Iterator[U]:
+    """`map` by threads, in order, never far ahead of what is asked for."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 4 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)

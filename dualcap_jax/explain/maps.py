@@ -12,6 +12,7 @@ from PIL import Image
 
 from dualcap_jax.explain.words import label_log_probs
 from dualcap_jax.models.config import ModelConfig
+from dualcap_jax.models.encoders import Encoded
 from dualcap_jax.models.variables import Variables, bind
 
 LEAST_SIDE = 256
@@ -47,17 +48,21 @@ def word_map(
 ) -> Float[Array, "size size"]:
     """Grad-CAM of those tokens after the first that are `of_word`; see `Captioner.grad_cam`."""
     network = bind(config, variables)
-    strides = network.encoder.strides
+    strides = tuple(network.encoder.channels)
     if stride is None:
         stride = usual_stride(image.shape[0], strides)
     elif stride not in strides:
         raise ValueError(f"stride={stride}: must be one of {', '.join(map(str, strides))}, or None")
-    features = network.encoder.maps(image[None])[stride][0]
+    every = network.encoder.maps(image[None])
+    features = every[stride][0]
     before, labels = tokens[..., :-1], tokens[..., 1:]
 
     def log_prob(maps: Float[Array, "height width channels"]) -> Float[Array, ""]:
-        vector = network.encoder.vector_of(maps[None].astype(features.dtype), stride)
-        logits = network.logits(vector, before, jnp.ones_like(before, bool))
+        given = maps[None].astype(features.dtype)
+        vector = network.encoder.vector_of(given, stride)
+        deeper = network.encoder.deeper_maps(given, stride) if config.merger.reads else {}
+        image = network.look(Encoded(vector, every | deeper))
+        logits = network.logits(image, before, jnp.ones_like(before, bool))
         return jnp.sum(label_log_probs(logits, labels)[0, 0], where=of_word)
 
     places = grad_cam(log_prob, features.astype(jnp.float32))

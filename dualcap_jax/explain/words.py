@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from dualcap_jax.data.text import CaptionTokenizer, normalize_caption
 from dualcap_jax.errors import UserError
 from dualcap_jax.models.config import ModelConfig
+from dualcap_jax.models.mergers import Image
 from dualcap_jax.models.variables import Variables, bind
 
 
@@ -82,7 +83,7 @@ def find_word(caption: str, word: str | int) -> list[int]:
 def log_probs(
     config: ModelConfig,
     variables: Variables,
-    features: Float[Array, "batch features"],
+    features: Image,
     tokens: Int[Array, "batch captions length"],
     lengths: Int[Array, "batch captions"],
 ) -> tuple[Float[Array, "batch captions length-1"], ...]:

@@ -1,7 +1,7 @@
 """The captioner's network: an image encoder and a language model that meet in the merger."""
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +9,29 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from dualcap_jax.models.config import ModelConfig, Part
-from dualcap_jax.models.encoders import Encoder
+from dualcap_jax.models.encoders import Encoded, Encoder, encoded
 from dualcap_jax.models.language_models import LanguageModel
-from dualcap_jax.models.mergers import KINDS, Merger, MergerState, merge, merge_step
-from dualcap_jax.ops.rows import eighths, smallest_that_holds
+from dualcap_jax.models.mergers import KINDS, Image, Merger, MergerState, merge, merge_step
+from dualcap_jax.ops.rows import eighths, rearrange, smallest_that_holds
 
 Images = Num[Array, "batch height width 3"]
-Tokens = Int[Array, "batch captions length"]
-Mask = Bool[Array, "batch captions length"]
-Logits = Float[Array, "batch captions length vocab"]
+Tokens = Int[Array, "batch captions length"] | Int[Array, "rows length"]
+Mask = Bool[Array, "batch captions length"] | Bool[Array, "rows length"]
+Logits = Float[Array, "batch captions length vocab"] | Float[Array, "rows length vocab"]
+
+
+class Packing(NamedTuple):
+    """How captions lie side by side in rows, so that little is computed on padding."""
+
+    segments: Int[Array, "rows length"]
+    """Number of the caption in its row, from 1; 0 where there is none."""
+    positions: Int[Array, "rows length"]
+    """Of the token in its caption."""
+    spots: Int[Array, "batch captions length"]
+    """Where the merger finds the tokens of each image, row by row of them; as many as there are or more: nowhere. Of
+    a merger that looks at each position alone all captions of an image may be one."""
+    places: Int[Array, "rows length"]
+    """Where among `spots` each token is."""
 
 
 class DualCaptioner(nnx.Module):
@@ -33,16 +47,24 @@ class DualCaptioner(nnx.Module):
         dtype = jnp.dtype(config.dtype)
         self.encoder: Encoder = config.encoder.build(dtype=dtype, rngs=rngs)
         self.language: LanguageModel = config.language.build(dtype=dtype, rngs=rngs)
+        channels = tuple(self.encoder.channels[stride] for stride in config.merger.reads)
         self.merger: Merger = KINDS[config.merger.kind](
-            config.merger, self.encoder.num_features, config.language.width, dtype=dtype, rngs=rngs
+            config.merger,
+            self.encoder.num_features,
+            config.language.width,
+            **({"channels": channels} if channels else {}),
+            dtype=dtype,
+            rngs=rngs,
         )
         self.image_mean = nnx.BatchStat(jnp.zeros(self.encoder.num_features))
+        self.map_means = nnx.List([nnx.BatchStat(jnp.zeros(count)) for count in channels])
 
     def __call__(
         self,
-        images: Images,
+        images: Images | Encoded,
         tokens: Tokens,
         mask: Mask,
+        packing: Packing | None = None,
         *,
         train: bool = False,
         key: jax.Array | None = None,
@@ -51,37 +73,66 @@ class DualCaptioner(nnx.Module):
         """Next-token logits, float32, of every position of every caption.
 
         Args:
-            images: uint8 RGB, or float and already normalised.
+            images: uint8 RGB, or float and already normalised, or already encoded.
             tokens: several captions per image share its one encoding.
             mask: True on real tokens.
+            packing: how captions lie side by side in the rows of `tokens`, `mask` and the logits, which are then
+                [rows, length]. None: each has a row of its own.
             train: use dropout and batch statistics, and learn these.
             key: for what is random in training.
             frozen: parts that run as in evaluation even in training.
         """
-        encoder_key, language_key = (None, None) if key is None else jax.random.split(key)
-        image = self.encoder.vector(images, train=train and "encoder" not in frozen, key=encoder_key)
+        encoder_key, language_key, merger_key = (None,) * 3 if key is None else jax.random.split(key, 3)
+        if not isinstance(images, Encoded):
+            is_trained = train and "encoder" not in frozen
+            images = encoded(self.encoder, images, self.config.merger.reads, train=is_trained, key=encoder_key)
         if train:  # what an average image looks like, to tell what an image adds
-            batch_mean = jax.lax.stop_gradient(image).mean(0, jnp.float32)
-            self.image_mean[...] = 0.99 * self.image_mean[...] + 0.01 * batch_mean
-        hidden = self._hidden(tokens, mask, language_key if train and "language" not in frozen else None)
-        return self.language.logits(merge(self.merger, image, hidden, mask, train and "merger" not in frozen))
+            self._learn_mean(self.image_mean, images.vector)
+            for mean, stride in zip(self.map_means, self.config.merger.reads, strict=True):
+                self._learn_mean(mean, images.maps[stride])
+        is_trained = train and "merger" not in frozen
+        image, language_key = self.look(images), language_key if train and "language" not in frozen else None
+        key = merger_key if is_trained else None
+        if packing is None:
+            hidden = self._hidden(tokens, mask, language_key)
+            return self.language.logits(merge(self.merger, image, hidden, mask, is_trained, key))
+        segments, positions, spots, places = packing
+        hidden = self.language.hidden(tokens, mask, language_key, segments=segments, positions=positions)
+        by_image, real = rearrange(hidden, spots, places), mask.reshape(-1).at[spots].get(mode="fill", fill_value=False)
+        merged = merge(self.merger, image, by_image, real, is_trained, key)
+        return self.language.logits(rearrange(merged, places, spots))
 
-    def encode(self, images: Images) -> Float[Array, "batch features"]:
-        """Image vectors as `logits` and `next_logits` take them."""
-        return self.encoder.vector(images)
+    @staticmethod
+    def _learn_mean(mean: nnx.BatchStat, values: Float[Array, "batch ... features"]) -> None:
+        batch_mean = jax.lax.stop_gradient(values).mean(range(values.ndim - 1), jnp.float32)
+        mean[...] = 0.99 * mean[...] + 0.01 * batch_mean
 
-    def logits(self, image: Float[Array, "batch features"], tokens: Tokens, mask: Mask) -> Logits:
+    def encode(self, images: Images) -> Image:
+        """What `logits` and `next_logits` take of images."""
+        return self.look(encoded(self.encoder, images, self.config.merger.reads))
+
+    def look(self, images: Encoded) -> Image:
+        """The same of encoded images."""
+        return self.merger.look(images)
+
+    def logits(self, image: Image, tokens: Tokens, mask: Mask) -> Logits:
         """Next-token logits, float32, of every position of every caption, of encoded images."""
         return self.language.logits(merge(self.merger, image, self._hidden(tokens, mask), mask))
 
     def blind_logits(self, tokens: Tokens, mask: Mask) -> tuple[Logits, Logits]:
         """Next-token logits, float32, without an image: with the average of those trained on; without the merger."""
         hidden = self._hidden(tokens, mask)
-        image = jnp.broadcast_to(self.image_mean[...].astype(hidden.dtype), (len(tokens), self.encoder.num_features))
+        means = zip(self.config.merger.reads, self.map_means, strict=True)
+        maps = {stride: mean[...].astype(hidden.dtype)[None, None, None] for stride, mean in means}
+        average = self.look(Encoded(self.image_mean[...].astype(hidden.dtype)[None], maps))
+        image = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(tokens), *leaf.shape[1:])), average)
         return self.language.logits(merge(self.merger, image, hidden, mask)), self.language.logits(hidden)
 
     def _hidden(
-        self, tokens: Tokens, mask: Mask, key: jax.Array | None = None
+        self,
+        tokens: Int[Array, "batch captions length"],
+        mask: Bool[Array, "batch captions length"],
+        key: jax.Array | None = None,
     ) -> Float[Array, "batch captions length width"]:
         length = tokens.shape[2]
         rows = self.language.hidden(tokens.reshape(-1, length), mask.reshape(-1, length), key)
@@ -105,7 +156,7 @@ class DualCaptioner(nnx.Module):
         tokens: Int[Array, "batch beams"],
         position: Int[Array, ""],
         cache: Any,
-        image: Float[Array, "batch features"],
+        image: Image,
     ) -> tuple[Float[Array, "batch beams vocab"], Any]:
         """Feed one more token per beam at `position`; return the logits of the next and the cache.
 
@@ -119,8 +170,8 @@ class DualCaptioner(nnx.Module):
             if size == len(tokens):
                 return self._merged_logits(image, hidden, position, cache["merger"])
             some = order[:size]
-            state = jax.tree.map(lambda leaf: leaf[some], cache["merger"])
-            some_logits, state = self._merged_logits(image[some], hidden[some], position, state)
+            some_of, state = jax.tree.map(lambda leaf: leaf[some], (image, cache["merger"]))
+            some_logits, state = self._merged_logits(some_of, hidden[some], position, state)
             logits = jnp.zeros((*tokens.shape, self.config.language.vocab_size)).at[some].set(some_logits)
             return logits, jax.tree.map(lambda all, new: all.at[some].set(new), cache["merger"], state)
 
@@ -129,7 +180,7 @@ class DualCaptioner(nnx.Module):
 
     def _merged_logits(
         self,
-        image: Float[Array, "batch features"],
+        image: Image,
         hidden: Float[Array, "batch beams width"],
         position: Int[Array, ""],
         state: MergerState,

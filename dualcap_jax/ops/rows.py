@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 T = TypeVar("T")
 
@@ -47,3 +47,29 @@ def smallest_that_holds(count: Int[Array, ""], sizes: Sequence[int], run: Callab
         nothing = partial(jax.tree.map, lambda each: jnp.zeros(each.shape, each.dtype), shapes)
         sizes, branches = [0, *sizes], [nothing, *branches]
     return jax.lax.switch(jnp.searchsorted(jnp.array(sizes), count), branches)
+
+
+@jax.custom_vjp
+def rearrange(
+    x: Float[Array, "*before width"], there: Int[Array, "*after"], back: Int[Array, "*before"]
+) -> Float[Array, "*after width"]:
+    """The vectors of `x` in another order, 0 where there is none.
+
+    Args:
+        x: vectors, counted from 0 row by row.
+        there: number of the vector that stands at each place afterwards; one that there is not: none.
+        back: the inverse, which the gradient needs: place of each vector.
+    """
+    return x.reshape(-1, x.shape[-1]).at[there].get(mode="fill", fill_value=0)
+
+
+def _rearrange(x: Array, there: Array, back: Array) -> tuple[Array, tuple[Array, Array]]:
+    return rearrange(x, there, back), (there, back)
+
+
+def _rearrange_back(order: tuple[Array, Array], gradient: Array) -> tuple[Array, None, None]:
+    there, back = order
+    return rearrange(gradient, back, there), None, None
+
+
+rearrange.defvjp(_rearrange, _rearrange_back)

@@ -39,7 +39,18 @@ class TrainingConfig:
     """Largest global norm of the gradients; larger ones are scaled down to it. 0: no limit."""
     loss: Literal["real_tokens", "all_positions"] = "real_tokens"
     """Loss to minimise. real_tokens: the mean over real tokens. all_positions: the mean over all positions, padding
-    counted as token 0, as the original did. Validation reports both."""
+    counted as token 0, as the original did."""
+    label_smoothing: float = 0.0
+    """Share of each label that goes to all tokens of the vocabulary alike, in [0, 1): less trust in the one caption
+    that was written where others would do. Validation is without it. For loss real_tokens only."""
+    average: float = 0.0
+    """Share that the average of the parameters keeps at each step, in [0, 1); the average is what is validated, saved
+    and used. 0: none, the parameters themselves. In the first steps it keeps less."""
+    layer_decay: float = 1.0
+    """Factor on the learning rate from each layer to the one before it, in encoder and language model, more than 0 and
+    at most 1: early layers of published weights then change less. 1: all learn alike."""
+    pack: bool = True
+    """Lay captions side by side in rows, so that little is computed on padding. The losses are the same."""
     validate_every: int = 500
     """Steps between validations. The best checkpoint is the one with the lowest validation loss."""
     validation_images: int = 0
@@ -62,4 +73,10 @@ class TrainingConfig:
             require(least <= value < float("inf"), f"training.{name}", value, f"must be at least {least}")
         divides = self.batch_size % self.accumulate == 0
         require(divides, "training.accumulate", self.accumulate, f"must divide training.batch_size={self.batch_size}")
+        for name in ("label_smoothing", "average"):
+            require(0 <= getattr(self, name) < 1, f"training.{name}", getattr(self, name), "must be in [0, 1)")
+        require(0 < self.layer_decay <= 1, "training.layer_decay", self.layer_decay, "must be in (0, 1]")
+        smooths_real = not self.label_smoothing or self.loss == "real_tokens"
+        message = "must be 0 with training.loss=all_positions"
+        require(smooths_real, "training.label_smoothing", self.label_smoothing, message)
         require(len(set(self.freeze)) < 3, "training.freeze", " ".join(self.freeze), "leaves nothing to train")

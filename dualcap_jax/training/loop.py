@@ -87,10 +87,10 @@ def train(
             if better:
                 run.best = scores["loss"]
                 run.checkpoints.save_best(number, state, run.best, run.validation)
-            run.progress.say(
-                f"step {number}: validation loss {scores['loss']:.4f} per token, "
-                f"{scores['loss_all_positions']:.4f} over all positions{' (best)' if better else ''}"
-            )
+            of_all = scores.get("loss_all_positions")
+            told = "" if of_all is None else f", {of_all:.4f} over all positions"
+            best = " (best)" if better else ""
+            run.progress.say(f"step {number}: validation loss {scores['loss']:.4f} per token{told}{best}")
 
     def save() -> None:
         settle()

@@ -1,7 +1,7 @@
 """Adam with a schedule, and learning rates of their own for encoder, language model and merger."""
 
-from functools import partial
 from operator import mul
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +32,12 @@ def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
     """
 
     def scale_parts(updates: optax.Updates, params: optax.Params | None = None) -> optax.Updates:
-        factors = {part: getattr(config, f"{part}_learning_rate") for part in updates}
-        return {part: jax.tree.map(partial(mul, factors[part]), tree) for part, tree in updates.items()}
+        return {
+            part: jax.tree.map(
+                mul, tree, layer_factors(tree, config.layer_decay, getattr(config, f"{part}_learning_rate"))
+            )
+            for part, tree in updates.items()
+        }
 
     def is_kernel(params: optax.Params) -> optax.Params:
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
@@ -45,6 +49,26 @@ def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
         optax.scale_by_learning_rate(learning_rate(config)),
         optax.stateless(scale_parts),
     )
+
+
+def layer_factors(params: optax.Params, decay: float, highest: float = 1.0) -> optax.Params:
+    """Factors on the learning rate of each array of a part, layer by layer (BEiT, Bao et al. 2021).
+
+    Args:
+        params: of the part. Where it has `blocks`, these are layers, one above the other; below them are embeddings
+            and stem; above them all else.
+        decay: from each layer to the one below it.
+        highest: factor of what is above.
+    """
+    blocks = len(params["blocks"]) if "blocks" in params else 0
+
+    def factor(path: tuple[Any, ...], leaf: jax.Array) -> float:
+        name = path[0].key
+        below = name.startswith("stem") or name.endswith("_embedding")
+        layer = 0 if below else 1 + path[1].key if name == "blocks" else blocks + 1
+        return highest * decay ** (blocks + 1 - layer)
+
+    return jax.tree_util.tree_map_with_path(factor, params)
 
 
 LossScale = dict[str, jax.Array]

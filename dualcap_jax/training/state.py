@@ -17,7 +17,8 @@ from dualcap_jax.training.config import TrainingConfig
 from dualcap_jax.training.optimizer import init_loss_scale, make_optimizer
 
 State = dict[str, Any]
-"""`model` (`Variables`) and `optimizer` (step: int32 [], optax: its state for the trained parts, loss_scale)."""
+"""`model` (`Variables`, as it is validated, saved and used) and `optimizer` (step: int32 [], optax: its state for the
+trained parts, loss_scale; where `model` is an average also `params`: the trained parts that the steps change)."""
 
 
 def partition(params: dict[str, Any], freeze: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -35,14 +36,14 @@ def init_state(model: Variables, training: TrainingConfig, dtype: str) -> State:
         dtype: of the computation.
     """
     trained, _ = partition(model["params"], training.freeze)
-    return {
-        "model": model,
-        "optimizer": {
-            "step": jnp.int32(0),
-            "optax": make_optimizer(training).init(trained),
-            "loss_scale": init_loss_scale(dtype),
-        },
+    optimizer = {
+        "step": jnp.int32(0),
+        "optax": make_optimizer(training).init(trained),
+        "loss_scale": init_loss_scale(dtype),
     }
+    if training.average:
+        optimizer["params"] = jax.tree.map(jnp.copy, trained)  # both are donated
+    return {"model": model, "optimizer": optimizer}
 
 
 def refuse_other_network(model: Variables, config: ModelConfig) -> None:

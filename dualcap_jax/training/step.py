@@ -24,7 +24,7 @@ so that the step counts; `overflow`: whether they are not as float16's loss scal
 
 def _inputs(batch: Batch) -> Batch:
     """What the network reads of a batch."""
-    return {name: batch[name] for name in ("image", "tokens", "mask")}
+    return {name: values for name, values in batch.items() if name != "image_id"}
 
 
 def make_train_step(config: ModelConfig, training: TrainingConfig, objective: Objective) -> JitWrapped:
@@ -70,7 +70,8 @@ def make_train_step(config: ModelConfig, training: TrainingConfig, objective: Ob
         return jax.lax.scan(body, carry, (jnp.arange(parts), batch))[0]
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        batch, model, inner = _inputs(batch), state["model"], state["optimizer"]
+        batch, averaged, inner = _inputs(batch), state["model"], state["optimizer"]
+        model = averaged | {"params": averaged["params"] | inner.get("params", {})}
         key = jax.random.fold_in(jax.random.key(training.seed + 1), inner["step"])
         scale = inner["loss_scale"]["scale"] if scales else 1.0  # a division that XLA drops
         compute = loss_and_grads if training.accumulate == 1 else accumulated
@@ -85,10 +86,14 @@ def make_train_step(config: ModelConfig, training: TrainingConfig, objective: Ob
         old = trained, inner["optax"], model["batch_stats"]
         params, optax_state, batch_stats = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
         loss_scale = update_loss_scale(inner["loss_scale"], finite) if scales else inner["loss_scale"]
-        state = {
-            "model": {"params": params | frozen, "batch_stats": batch_stats},
-            "optimizer": {"step": inner["step"] + 1, "optax": optax_state, "loss_scale": loss_scale},
-        }
+        optimizer_state = {"step": inner["step"] + 1, "optax": optax_state, "loss_scale": loss_scale}
+        kept = params
+        if training.average:
+            optimizer_state["params"] = params
+            before, _ = partition(averaged["params"], training.freeze)
+            keep = jnp.minimum(training.average, (1 + inner["step"]) / (10 + inner["step"]))
+            kept = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, before, params)
+        state = {"model": {"params": kept | frozen, "batch_stats": batch_stats}, "optimizer": optimizer_state}
         metrics = {
             "loss": loss,
             "grad_norm": norm,

@@ -10,13 +10,11 @@ import os
 import shutil
 import zlib
 from abc import abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -28,7 +26,7 @@ from tqdm import tqdm
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.images import ImageError, decode_image, full_size
 from dualcap_jax.data.prepared.reader import index_row, read_examples, read_metadata
-from dualcap_jax.data.reading import ReadingConfig
+from dualcap_jax.data.reading import ReadingConfig, map_ahead
 from dualcap_jax.data.records import DataError, Faults
 from dualcap_jax.data.sources import read_entries
 from dualcap_jax.data.sources.entries import SPLITS, Entry
@@ -38,9 +36,6 @@ from dualcap_jax.files import replacing
 
 SHARD = 1000
 """Images in a file: as many are in memory at once."""
-
-T = TypeVar("T")
-U = TypeVar("U")
 
 
 @dataclass(frozen=True)
@@ -218,21 +213,6 @@ class FolderCaptions(CaptionsBuilder):
         if not splits:
             raise DataError(f"'{source}' has no usable record: {self.faults.summary()}")
         return splits
-
-
-def map_ahead(function: Callable[[T], U], items: Iterable[T], threads: int) -> Iterator[U]:
-    """`map` by threads, in order, never far ahead of what is asked for."""
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > 4 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def prepare(builder: CaptionsBuilder, source: Path) -> Path:

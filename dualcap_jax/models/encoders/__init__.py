@@ -1,9 +1,10 @@
 """Image encoders, by kind."""
 
 from dualcap_jax.models.encoders.efficientnet import EfficientNetConfig
-from dualcap_jax.models.encoders.encoder import NORMALIZATIONS, Encoder, EncoderConfig, Normalization
+from dualcap_jax.models.encoders.encoder import NORMALIZATIONS, Encoded, Encoder, EncoderConfig, Normalization, encoded
 
 ENCODERS: dict[str, type[EncoderConfig]] = {"efficientnet": EfficientNetConfig}
 """The configuration of each kind; it builds the module."""
 
-__all__ = ["ENCODERS", "NORMALIZATIONS", "EfficientNetConfig", "Encoder", "EncoderConfig", "Normalization"]
+__all__ = ["ENCODERS", "NORMALIZATIONS", "EfficientNetConfig", "Encoded", "Encoder", "EncoderConfig", "Normalization"]
+__all__ += ["encoded"]

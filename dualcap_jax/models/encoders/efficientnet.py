@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
 from dualcap_jax.errors import require
-from dualcap_jax.models.encoders.encoder import EncoderConfig, normalize
+from dualcap_jax.models.encoders.encoder import EncoderConfig, Maps, normalize
 from dualcap_jax.ops.dense import dense
 from dualcap_jax.ops.depthwise import depthwise_conv
 
@@ -289,22 +289,40 @@ class EfficientNet(nnx.Module):
             raise ValueError(f"training with dropout {self.dropout} and drop-connect {rate} needs a key")
         return reduce(_apply, self._layers(train, key), images)
 
-    def maps(self, images: Num[Array, "batch height width 3"]) -> dict[int, Float[Array, "batch _h _w _c"]]:
-        """The last feature maps of each of `strides`, as in evaluation."""
-        found, x = {}, images
-        for layer, stride in zip(self._layers(), self._strides, strict=False):
+    def maps(
+        self, images: Num[Array, "batch height width 3"], *, train: bool = False, key: jax.Array | None = None
+    ) -> dict[int, Maps]:
+        """The last feature maps of each stride; arguments as `vector`."""
+        return self._maps(images, 0, train, key)
+
+    def deeper_maps(self, maps: Maps, stride: int) -> dict[int, Maps]:
+        """The feature maps of this stride, which are given, and what `maps` makes of them: those of larger ones."""
+        return {stride: maps, **self._maps(maps, self._last(stride) + 1)}
+
+    def _maps(
+        self, x: Num[Array, "batch _h _w _c"], start: int, train: bool = False, key: jax.Array | None = None
+    ) -> dict[int, Maps]:
+        """Those of the layers from number `start` on, of what that one takes."""
+        found = {}
+        for layer, stride in zip(self._layers(train, key)[start:-1], self._strides[start:], strict=True):
             found[stride] = x = layer(x)
         return found
 
-    def vector_of(self, maps: Float[Array, "batch _h _w _c"], stride: int) -> Float[Array, "batch features"]:
+    def vector_of(
+        self, maps: Maps, stride: int, *, train: bool = False, key: jax.Array | None = None
+    ) -> Float[Array, "batch features"]:
         """What `vector` makes of feature maps that `maps` gave for a stride."""
-        last = max(index for index, each in enumerate(self._strides) if each == stride)
-        return reduce(_apply, self._layers()[last + 1 :], maps)
+        return reduce(_apply, self._layers(train, key)[self._last(stride) + 1 :], maps)
+
+    def _last(self, stride: int) -> int:
+        """Number of the last layer of a stride."""
+        return max(index for index, each in enumerate(self._strides) if each == stride)
 
     @property
-    def strides(self) -> tuple[int, ...]:
-        """Strides of the feature maps, in pixels, smallest first."""
-        return tuple(dict.fromkeys(self._strides))
+    def channels(self) -> dict[int, int]:
+        """Channels of the feature maps, by stride in pixels, the smallest first."""
+        counts = [self.stem_norm, *(block.project_norm for block in self.blocks), self.head_norm]
+        return {stride: norm.scale.shape[0] for stride, norm in zip(self._strides, counts, strict=True)}
 
     @property
     def _strides(self) -> list[int]:

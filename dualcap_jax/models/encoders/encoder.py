@@ -1,8 +1,9 @@
 """What the network asks of an image encoder, whatever its kind."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,17 @@ NORMALIZATIONS = {
 }
 
 
+Maps = Float[Array, "batch _h _w _c"]
+
+
+class Encoded(NamedTuple):
+    """What an encoder gives of images."""
+
+    vector: Float[Array, "batch features"]
+    maps: dict[int, Maps]
+    """Feature maps by stride: those that are read."""
+
+
 @runtime_checkable
 class Encoder(Protocol):
     """Turns images into vectors, and into the feature maps that the vectors are made of.
@@ -34,8 +46,8 @@ class Encoder(Protocol):
     """Length of an image's vector."""
 
     @property
-    def strides(self) -> tuple[int, ...]:
-        """Strides of its feature maps, in pixels, smallest first."""
+    def channels(self) -> Mapping[int, int]:
+        """Channels of its feature maps, by stride in pixels, the smallest first."""
 
     def vector(
         self, images: Num[Array, "batch height width 3"], *, train: bool = False, key: jax.Array | None = None
@@ -48,11 +60,34 @@ class Encoder(Protocol):
             key: for what is random in training.
         """
 
-    def maps(self, images: Num[Array, "batch height width 3"]) -> dict[int, Float[Array, "batch _h _w _c"]]:
-        """The last feature maps of each of `strides`, as in evaluation."""
+    def maps(
+        self, images: Num[Array, "batch height width 3"], *, train: bool = False, key: jax.Array | None = None
+    ) -> dict[int, Maps]:
+        """The last feature maps of each stride; arguments as `vector`."""
 
-    def vector_of(self, maps: Float[Array, "batch _h _w _c"], stride: int) -> Float[Array, "batch features"]:
+    def deeper_maps(self, maps: Maps, stride: int) -> dict[int, Maps]:
+        """The feature maps of this stride, which are given, and what `maps` makes of them: those of larger ones."""
+
+    def vector_of(
+        self, maps: Maps, stride: int, *, train: bool = False, key: jax.Array | None = None
+    ) -> Float[Array, "batch features"]:
         """What `vector` makes of feature maps that `maps` gave for a stride."""
+
+
+def encoded(
+    encoder: Encoder,
+    images: Num[Array, "batch height width 3"],
+    strides: Collection[int],
+    *,
+    train: bool = False,
+    key: jax.Array | None = None,
+) -> Encoded:
+    """The vector of images and the feature maps of these strides, by one pass; arguments as `Encoder.vector`."""
+    if not strides:
+        return Encoded(encoder.vector(images, train=train, key=key), {})
+    maps, last = encoder.maps(images, train=train, key=key), max(encoder.channels)
+    vector = encoder.vector_of(maps[last], last, train=train, key=key)
+    return Encoded(vector, {stride: maps[stride] for stride in strides})
 
 
 @dataclass(frozen=True, kw_only=True)

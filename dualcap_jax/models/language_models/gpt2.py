@@ -21,6 +21,7 @@ from dualcap_jax.models.language_models import prefix_cache
 from dualcap_jax.models.language_models.language_model import LanguageModelConfig
 from dualcap_jax.models.language_models.prefix_cache import PrefixCache
 from dualcap_jax.ops.dense import dense, dense_rows
+from dualcap_jax.ops.dropout import dropout
 
 Hidden = Float[Array, "rows length width"]
 KeysAndValues = dict[str, Array]
@@ -64,14 +65,6 @@ class GPT2Config(LanguageModelConfig):
     def build(self, *, dtype: DTypeLike, rngs: nnx.Rngs) -> "FlaxGPT2Model":
         """GPT-2 with initial parameters."""
         return FlaxGPT2Model(self, dtype=dtype, rngs=rngs)
-
-
-def dropout(x: Array, rate: float, key: jax.Array | None) -> Array:
-    """Zero a share `rate` of `x` and scale the rest up; without a key, return `x` as it is."""
-    if key is None or rate == 0:
-        return x
-    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
-    return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
 
 
 def _keys(key: jax.Array | None, number: int) -> list[jax.Array | None]:
@@ -224,13 +217,11 @@ class FlaxGPT2Model(nnx.Module):
         tokens: Int[Array, "rows length"],
         mask: Bool[Array, "rows length"] | None = None,
         key: jax.Array | None = None,
+        *,
+        segments: Int[Array, "rows length"] | None = None,
+        positions: Int[Array, "rows length"] | None = None,
     ) -> Float[Array, "rows length width"]:
-        """Hidden states after the final norm.
-
-        Args:
-            tokens: ids below `config.vocab_size`.
-            mask: True on real tokens; the others are not attended to.
-            key: for dropout; None turns it off.
+        """Hidden states after the final norm; see `LanguageModel`.
 
         Raises:
             ValueError: when the sequence is longer than `config.max_positions`.
@@ -241,11 +232,14 @@ class FlaxGPT2Model(nnx.Module):
                 f"a sequence of {length} tokens: model.language.max_positions is {self.config.max_positions}"
             )
         embedding_key, *block_keys = _keys(key, 1 + len(self.blocks))
-        x = self.token_embedding[...][tokens] + self.position_embedding[...][:length]
+        place = self.position_embedding[...][:length] if positions is None else self.position_embedding[...][positions]
+        x = self.token_embedding[...][tokens] + place
         x = dropout(x.astype(self.dtype), self.config.dropout, embedding_key)
         allowed = jnp.tril(jnp.ones((length, length), bool))[None, None]
         if mask is not None:
             allowed &= mask[:, None, None, :]  # [rows, 1, 1, keys]
+        if segments is not None:
+            allowed &= (segments[:, :, None] == segments[:, None, :])[:, None]
         for block, block_key in zip(self.blocks, block_keys, strict=True):
             run = nnx.remat(Block.__call__) if self.config.remat else Block.__call__
             x = run(block, x, allowed, block_key)

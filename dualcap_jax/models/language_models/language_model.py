@@ -25,6 +25,9 @@ class LanguageModel(Protocol):
         tokens: Int[Array, "rows length"],
         mask: Bool[Array, "rows length"] | None = None,
         key: jax.Array | None = None,
+        *,
+        segments: Int[Array, "rows length"] | None = None,
+        positions: Int[Array, "rows length"] | None = None,
     ) -> Float[Array, "rows length width"]:
         """Hidden states after the last norm.
 
@@ -32,6 +35,9 @@ class LanguageModel(Protocol):
             tokens: ids below the vocabulary's size.
             mask: True on real tokens; the others are not attended to.
             key: for dropout; None turns it off.
+            segments: number of the text that each token is of, where a row holds several side by side; a token attends
+                to those of its own. None: a row is one text.
+            positions: of each token in its text. None: in its row.
         """
 
     def logits(self, hidden: Float[Array, "*rows width"]) -> Float[Array, "*rows vocab"]:

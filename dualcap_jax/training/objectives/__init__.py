@@ -8,9 +8,24 @@ import jax
 from jaxtyping import Array, Float
 
 from dualcap_jax.models.dual import DualCaptioner
+from dualcap_jax.models.encoders import Encoded
 
 Batch = dict[str, Any]
-"""image uint8 [batch, size, size, 3], tokens int32 and mask bool [batch, captions, length], image_id int64 [batch]."""
+"""Images: `image` uint8 [batch, size, size, 3], or already encoded, `vector` [batch, features] and `maps_STRIDE`
+[batch, height, width, channels]; `image_id` int64 [batch].
+Captions: `tokens` int32 and `mask` bool [batch, captions, length], or what a `Packer` made of them."""
+
+MAPS = "maps_"
+"""What the names of feature maps in a batch begin with; their stride follows."""
+
+
+def images_of(batch: Batch) -> Array | Encoded:
+    """The images of a batch, as the network takes them."""
+    if "image" in batch:
+        return batch["image"]
+    maps = {int(name.removeprefix(MAPS)): values for name, values in batch.items() if name.startswith(MAPS)}
+    return Encoded(batch["vector"], maps)
+
 
 Sums = dict[str, Float[Array, ""]]
 """Sums over a batch, by name; those of parts of a batch add up to those of the whole."""

@@ -1,5 +1,6 @@
 """Cross entropy of each caption's next token."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from typing import Literal
@@ -9,32 +10,60 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dualcap_jax.models.config import Part
-from dualcap_jax.models.dual import DualCaptioner
-from dualcap_jax.training.objectives import Batch, Objective, Sums
+from dualcap_jax.models.dual import DualCaptioner, Packing
+from dualcap_jax.training.objectives import Batch, Objective, Sums, images_of
 
-_WEIGHTS = {"nll": "tokens", "nll_all": "positions"}
+_WEIGHTS = {"nll": "tokens", "smoothed": "tokens", "nll_all": "positions"}
 
 
 def cross_entropy(
-    loss: Literal["real_tokens", "all_positions"] = "real_tokens", frozen: Collection[Part] = ()
+    loss: Literal["real_tokens", "all_positions"] = "real_tokens",
+    frozen: Collection[Part] = (),
+    smoothing: float = 0.0,
 ) -> Objective:
-    """The objective; `loss` and `frozen` as `TrainingConfig.loss` and `.freeze`."""
-    minimised = {"real_tokens": "nll", "all_positions": "nll_all"}[loss]
+    """The objective; `loss`, `frozen` and `smoothing` as `TrainingConfig.loss`, `.freeze` and `.label_smoothing`."""
+    minimised = "nll_all" if loss == "all_positions" else "smoothed" if smoothing else "nll"
 
     def weight(batch: Batch) -> Float[Array, ""]:
-        return jnp.maximum(_counts(batch["mask"])[_WEIGHTS[minimised]], 1)
+        return jnp.maximum(_counts(*labels_of(batch)[1:])[_WEIGHTS[minimised]], 1)
 
-    return Objective(partial(caption_sums, frozen=frozen), minimised, weight)
+    return Objective(partial(caption_sums, frozen=frozen, smoothing=smoothing), minimised, weight)
 
 
 def caption_sums(
-    network: DualCaptioner, batch: Batch, key: jax.Array | None = None, frozen: Collection[Part] = ()
+    network: DualCaptioner,
+    batch: Batch,
+    key: jax.Array | None = None,
+    frozen: Collection[Part] = (),
+    smoothing: float = 0.0,
 ) -> Sums:
-    """`token_sums` of a batch; with a key in training."""
-    tokens, mask = batch["tokens"], batch["mask"]
-    # The last token predicts nothing.
-    inputs = batch["image"], tokens[..., :-1], mask[..., :-1]
-    return token_sums(network(*inputs, train=key is not None, key=key, frozen=frozen), tokens, mask)
+    """`label_sums` of a batch, packed or not; with a key in training."""
+    return label_sums(batch_logits(network, batch, key, frozen), *labels_of(batch), smoothing)
+
+
+def batch_logits(
+    network: DualCaptioner, batch: Batch, key: jax.Array | None, frozen: Collection[Part]
+) -> Float[Array, "*places vocab"]:
+    """Logits of all tokens of a batch but the last, which predicts nothing; with a key in training."""
+    packing = Packing(*(batch[name] for name in Packing._fields)) if "labels" in batch else None
+    inputs = (batch["tokens"], batch["attended"]) if packing else (batch["tokens"][..., :-1], batch["mask"][..., :-1])
+    return network(images_of(batch), *inputs, packing, train=key is not None, key=key, frozen=frozen)
+
+
+Labels = tuple[Int[Array, "*places"], Bool[Array, "*places"], Bool[Array, "*places"] | None]
+"""The token to predict at each place; where it is real; where there is a caption, unless only real ones are there."""
+
+
+def labels_of(batch: Batch) -> Labels:
+    """What a batch has to predict."""
+    if "labels" in batch:
+        return batch["labels"], batch["real"], batch.get("counted")
+    return _labels(batch["tokens"], batch["mask"])
+
+
+def _labels(tokens: Int[Array, "batch captions length"], mask: Bool[Array, "batch captions length"]) -> Labels:
+    real = mask[..., 1:]
+    return tokens[..., 1:], real, jnp.broadcast_to(mask[..., :1], real.shape)
 
 
 def token_sums(
@@ -53,32 +82,47 @@ def token_sums(
         `nll` over the `tokens` real tokens, and `nll_all` over the `positions` of captions that exist (there
         padding counts as its label, as in the original), in nats.
     """
-    picked = jnp.take_along_axis(logits, tokens[..., 1:, None], -1)[..., 0]
-    nll = jax.nn.logsumexp(logits, -1) - picked
-    real = mask[..., 1:]
-    exists = jnp.broadcast_to(mask[..., :1], real.shape)
-    return {"nll": jnp.sum(nll, where=real), "nll_all": jnp.sum(nll, where=exists), **_counts(mask)}
+    return label_sums(logits, *_labels(tokens, mask))
 
 
-def _counts(mask: Bool[Array, "batch captions length"]) -> Sums:
-    """Real tokens after the first, and positions after the first of captions that exist."""
-    exists = jnp.broadcast_to(mask[..., :1], mask[..., 1:].shape)
-    return {
-        "tokens": jnp.sum(mask[..., 1:], dtype=jnp.float32),
-        "positions": jnp.sum(exists, dtype=jnp.float32),
-    }
+def label_sums(
+    logits: Float[Array, "*places vocab"],
+    labels: Int[Array, "*places"],
+    real: Bool[Array, "*places"],
+    counted: Bool[Array, "*places"] | None = None,
+    smoothing: float = 0.0,
+) -> Sums:
+    """The same of `Labels`, without the sums over all positions where only real ones are there.
+
+    With `smoothing` also `smoothed`, over the real ones: every token of the vocabulary gets an equal share of that much
+    of the label (Szegedy et al. 2016).
+    """
+    log_total = jax.nn.logsumexp(logits, -1)
+    nll = log_total - jnp.take_along_axis(logits, labels[..., None], -1)[..., 0]
+    sums = {"nll": jnp.sum(nll, where=real), **_counts(real, counted)}
+    if counted is not None:
+        sums["nll_all"] = jnp.sum(nll, where=counted)
+    if smoothing:
+        smoothed = (1 - smoothing) * nll + smoothing * (log_total - logits.mean(-1))
+        sums["smoothed"] = jnp.sum(smoothed, where=real)
+    return sums
+
+
+def _counts(real: Bool[Array, "*places"], counted: Bool[Array, "*places"] | None) -> Sums:
+    counts = {"tokens": jnp.sum(real, dtype=jnp.float32)}
+    return counts if counted is None else counts | {"positions": jnp.sum(counted, dtype=jnp.float32)}
 
 
 def mean_losses(sums: Iterable[Mapping[str, Array | float]]) -> dict[str, float]:
-    """Both losses, in nats, from the sums of batches: each token counts alike, whatever the batches were.
+    """The losses, in nats, from the sums of batches: each token counts alike, whatever the batches were.
 
     Raises:
         ValueError: when there was no token.
     """
-    total = dict.fromkeys(("nll", "tokens", "nll_all", "positions"), 0.0)
+    total: Counter[str] = Counter()
     for of_batch in sums:
-        for name in total:
-            total[name] += float(of_batch[name])
+        total.update({name: float(value) for name, value in of_batch.items()})
     if not total["tokens"]:
         raise ValueError("no captions to compute a loss on")
-    return {"loss": total["nll"] / total["tokens"], "loss_all_positions": total["nll_all"] / total["positions"]}
+    losses = {"loss": total["nll"] / total["tokens"]}
+    return losses | ({"loss_all_positions": total["nll_all"] / total["positions"]} if total["positions"] else {})

@@ -1,11 +1,6 @@
-"""Mergers: where the image meets the sentence, after the last layers of both backbones.
-
-Each takes the image vector and the language model's hidden states and returns hidden states of the same shape, keeping
-a skip connection from these. All are causal: position t sees the image and hidden states up to t.
-"""
+"""What all mergers have: their configuration, the protocol, and the layers they are made of."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -17,7 +12,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dualcap_jax.errors import require
 from dualcap_jax.fields import check_types
+from dualcap_jax.models.encoders import Encoded
 from dualcap_jax.ops.dense import dense
+
+Image = Any
+"""What a merger reads of images: a pytree, each leaf [batch, ...]. Of most it is the vector, [batch, features]."""
 
 MergerState = Any
 """What a merger carries from position to position: a pytree, each leaf [batch, captions, ...]."""
@@ -27,6 +26,7 @@ PUBLISHED_HIDDEN = {
     "two_stream": (384, 384, 512),
     "gru_two_stream": (256, 256, 384),
     "gru": (384, 384),
+    "attention": (384, 256),
 }
 
 
@@ -34,20 +34,41 @@ PUBLISHED_HIDDEN = {
 class MergerConfig:
     """Which merger, and its widths."""
 
-    kind: Literal["skip_mlp", "two_stream", "gru_two_stream", "gru"] = "skip_mlp"
+    kind: Literal["skip_mlp", "two_stream", "gru_two_stream", "gru", "attention"] = "skip_mlp"
     """How image and sentence are joined. skip_mlp: the original's main merger. two_stream: the one of its further
-    work. gru_two_stream, gru: its recurrent trials."""
+    work. gru_two_stream, gru: its recurrent trials. attention: each hidden state asks the encoder's feature maps, then
+    skip_mlp."""
     hidden: tuple[int, ...] = ()
-    """Hidden widths, one for each hidden layer. Empty: the original's (skip_mlp 384 256, two_stream 384 384 512,
-    gru_two_stream 256 256 384, gru 384 384)."""
+    """Hidden widths, one for each hidden layer. Empty: the original's (skip_mlp and attention 384 256, two_stream 384
+    384 512, gru_two_stream 256 256 384, gru 384 384)."""
     norm: Literal["none", "layer", "batch"] = "none"
-    """Norm of each hidden layer, for skip_mlp and two_stream. batch: over the captions of the batch, each position
-    by itself."""
+    """Norm of each hidden layer, for skip_mlp, two_stream and attention. batch: over the captions of the batch, each
+    position by itself."""
     positions: int = 36
     """Positions that the batch norm keeps statistics for; at least data.max_length."""
     init_gain: float = 0.1
     """Gain of the initial kernels (Xavier normal), above 0. The original's 0.1 leaves a trained language model
     nearly as it was. Where all three parts start from random weights, 1 lets the image matter sooner."""
+    strides: tuple[int, ...] = (32,)
+    """Strides, in pixels, of the feature maps that attention asks."""
+    heads: int = 8
+    """Heads of attention; must divide model.language.width."""
+    rounds: int = 1
+    """Times that attention asks, one after the other."""
+    grid: int = 7
+    """Side of the grid of learnt places of attention; for feature maps of another size they are interpolated."""
+    dropout: float = 0.0
+    """Dropout rate of attention, for its weights and for what it read, in [0, 1)."""
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """Strides of the feature maps that the merger reads; none where it reads the image vector alone."""
+        return self.strides if self.kind == "attention" else ()
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether what it makes of a position hangs on nothing of the other positions."""
+        return self.kind in ("skip_mlp", "two_stream", "attention") and self.norm != "batch"
 
     def __post_init__(self) -> None:
         def check(condition: bool, name: str, accepted: str) -> None:
@@ -62,6 +83,11 @@ class MergerConfig:
         check(self.norm == "none" or not self.kind.startswith("gru"), "norm", f"{self.kind} has no norm; use none")
         check(self.positions >= 1, "positions", "must be at least 1")
         check(0 < self.init_gain < math.inf, "init_gain", "must be more than 0")
+        several = len(set(self.strides)) == len(self.strides) > 0 and min(self.strides) >= 1
+        check(several, "strides", "must be at least one, each of them once")
+        for name in ("heads", "rounds", "grid"):
+            check(getattr(self, name) >= 1, name, "must be at least 1")
+        check(0 <= self.dropout < 1, "dropout", "must be in [0, 1)")
 
 
 class Linear(nnx.Module):
@@ -83,10 +109,10 @@ class Linear(nnx.Module):
         """The layer on [image, hidden] with the image repeated, its share computed once per image."""
         of_image, of_hidden = jnp.split(self.kernel[...].astype(self.dtype), [image.shape[-1]])
         seen = dense(image.astype(self.dtype), of_image, 0) + self.bias[...].astype(self.dtype)
-        return dense(hidden.astype(self.dtype), of_hidden, 0) + _like(seen, hidden)
+        return dense(hidden.astype(self.dtype), of_hidden, 0) + like(seen, hidden)
 
 
-def _like(
+def like(
     image: Float[Array, "batch features"], hidden: Float[Array, "batch ... width"]
 ) -> Float[Array, "batch ... features"]:
     """[batch, features] -> [batch, 1, ..., features], to broadcast over captions and positions."""
@@ -108,17 +134,35 @@ class Positions:
     """Whether batch statistics are used and learnt."""
     start: int | Int[Array, ""] = 0
     """Number of the first position."""
+    key: jax.Array | None = None
+    """For dropout; None turns it off."""
 
 
 @runtime_checkable
 class Merger(Protocol):
-    """Where image and sentence meet. Causal: a position sees the image, and hidden states up to its own."""
+    """Where image and sentence meet, after the last layers of both backbones.
+
+    It takes what it reads of the image and the language model's hidden states, and returns hidden states of the same
+    shape, keeping a skip connection from these. It is causal: a position sees the image, and hidden states up to its
+    own.
+    """
+
+    def look(self, encoded: Encoded) -> Image:
+        """What it reads of images, made once for all captions and all positions."""
 
     def init_state(self, batch: int, captions: int) -> MergerState:
         """The state before the first position."""
 
-    def __call__(self, image: Vector, hidden: Hidden, state: MergerState, positions: Positions) -> Merged:
+    def __call__(self, image: Image, hidden: Hidden, state: MergerState, positions: Positions) -> Merged:
         """Merge some positions of each caption; return the merged hidden states and the state after them."""
+
+
+class VectorMerger(nnx.Module):
+    """A merger that reads nothing of an image but its vector."""
+
+    def look(self, encoded: Encoded) -> Vector:
+        """The vector."""
+        return encoded.vector
 
 
 class PositionBatchNorm(nnx.Module):
@@ -160,9 +204,10 @@ class PositionBatchNorm(nnx.Module):
         return y.astype(self.dtype)
 
 
-def _make_norm(
+def make_norm(
     config: MergerConfig, width: int, dtype: DTypeLike, rngs: nnx.Rngs
 ) -> nnx.LayerNorm | PositionBatchNorm | None:
+    """The norm of a hidden layer, if any."""
     if config.norm == "layer":
         return nnx.LayerNorm(width, epsilon=1e-5, dtype=dtype, use_fast_variance=False, rngs=rngs)
     return PositionBatchNorm(config.positions, width, dtype=dtype) if config.norm == "batch" else None
@@ -173,7 +218,7 @@ class Bottleneck(nnx.Module):
 
     def __init__(self, config: MergerConfig, inputs: int, hidden: int, outputs: int, dtype: DTypeLike, rngs: nnx.Rngs):
         self.encoder = Linear(inputs, hidden, gain=config.init_gain, dtype=dtype, rngs=rngs)
-        self.norm = _make_norm(config, hidden, dtype, rngs)
+        self.norm = make_norm(config, hidden, dtype, rngs)
         self.decoder = Linear(hidden, outputs, gain=config.init_gain, dtype=dtype, rngs=rngs)
 
     def init_state(self, batch: int, captions: int) -> MergerState:
@@ -189,146 +234,3 @@ class Bottleneck(nnx.Module):
         elif self.norm is not None:
             encoded = self.norm(encoded)
         return self.decoder(jax.nn.relu(encoded)), state
-
-
-class GRUUnit(nnx.Module):
-    """The recurrent unit of a merger, decoder(GRU(x)), or the GRU alone; torch's GRU equations."""
-
-    def __init__(
-        self, config: MergerConfig, inputs: int, hidden: int, outputs: int | None, dtype: DTypeLike, rngs: nnx.Rngs
-    ):
-        self.hidden = hidden
-        self.encoder = Linear(inputs, 3 * hidden, gain=config.init_gain, dtype=dtype, rngs=rngs)
-        self.recurrent = Linear(hidden, 3 * hidden, gain=config.init_gain, dtype=dtype, rngs=rngs)
-        self.decoder = outputs and Linear(hidden, outputs, gain=config.init_gain, dtype=dtype, rngs=rngs)
-
-    def init_state(self, batch: int, captions: int) -> Float[Array, "batch captions hidden"]:
-        """The state before the first position, float32 [batch, captions, hidden]."""
-        return jnp.zeros((batch, captions, self.hidden))
-
-    def __call__(
-        self, encoded: Float[Array, "batch captions length gates"], state: MergerState, positions: Positions
-    ) -> tuple[Float[Array, "batch captions length outputs"], MergerState]:
-        """From the encoder's output on: the three gates' inputs side by side."""
-
-        def step(carry: Array, gates: Array) -> tuple[Array, Array]:
-            reset, update, new = jnp.split(gates.astype(jnp.float32), 3, -1)
-            r, z, n = jnp.split(self.recurrent(carry).astype(jnp.float32), 3, -1)
-            z = jax.nn.sigmoid(update + z)
-            n = jnp.tanh(new + jax.nn.sigmoid(reset + r) * n)
-            carry = (1 - z) * n + z * carry
-            return carry, carry
-
-        state, outputs = jax.lax.scan(step, state, jnp.moveaxis(encoded, 2, 0))  # over the positions
-        outputs = jnp.moveaxis(outputs, 0, 2).astype(encoded.dtype)
-        return (self.decoder(outputs) if self.decoder else outputs), state
-
-
-class SkipMLP(nnx.Module):
-    """The original's merger: h1 = W2 relu(W1 [image, h]) + h; out = W4 relu(W3 h1) + h1."""
-
-    def __init__(self, config: MergerConfig, features: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        first, second = config.hidden or PUBLISHED_HIDDEN[config.kind]
-        self.first = Bottleneck(config, features + width, first, width, dtype, rngs)
-        self.second = Bottleneck(config, width, second, width, dtype, rngs)
-
-    def init_state(self, batch: int, captions: int) -> MergerState:
-        """Nothing is remembered between positions."""
-        return ()
-
-    def __call__(self, image: Vector, hidden: Hidden, state: MergerState, positions: Positions) -> Merged:
-        """See `Merger`."""
-        hidden += self.first(self.first.encoder.joint(image, hidden), (), positions)[0]
-        hidden += self.second(self.second.encoder(hidden), (), positions)[0]
-        return hidden, state
-
-
-class TwoStream(nnx.Module):
-    """The report's further-work merger, and its recurrent trial.
-
-    With z = [image, h]: e = De relu(norm(Ee z)) + image, t = Dt relu(norm(Et z)) + h and
-    out = D relu(norm(E [e, t])) + h. (The notebook feeds z to E by a slip; this is the figure's.) As
-    gru_two_stream the three encoder layers are GRUs, and the last skip is from t.
-    """
-
-    def __init__(self, config: MergerConfig, features: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.recurrent = config.kind == "gru_two_stream"
-        unit = GRUUnit if self.recurrent else Bottleneck
-        image, text, last = config.hidden or PUBLISHED_HIDDEN[config.kind]
-        both = features + width
-        self.image_stream = unit(config, both, image, features, dtype, rngs)
-        self.text_stream = unit(config, both, text, width, dtype, rngs)
-        self.last = unit(config, both, last, width, dtype, rngs)
-
-    def init_state(self, batch: int, captions: int) -> MergerState:
-        """Of the three units."""
-        return tuple(unit.init_state(batch, captions) for unit in (self.image_stream, self.text_stream, self.last))
-
-    def __call__(self, image: Vector, hidden: Hidden, state: MergerState, positions: Positions) -> Merged:
-        """See `Merger`."""
-        seen, first = self.image_stream(self.image_stream.encoder.joint(image, hidden), state[0], positions)
-        text, second = self.text_stream(self.text_stream.encoder.joint(image, hidden), state[1], positions)
-        seen, text = seen + _like(image, hidden), text + hidden
-        both = jnp.concatenate([seen, text], -1)
-        out, third = self.last(self.last.encoder(both), state[2], positions)
-        return out + (text if self.recurrent else hidden), (first, second, third)
-
-
-class GRU(nnx.Module):
-    """The original's other recurrent trial: out = D GRU(GRU([image, h])) + h."""
-
-    def __init__(self, config: MergerConfig, features: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        first, second = config.hidden or PUBLISHED_HIDDEN[config.kind]
-        self.first = GRUUnit(config, features + width, first, None, dtype, rngs)
-        self.second = GRUUnit(config, first, second, width, dtype, rngs)
-
-    def init_state(self, batch: int, captions: int) -> MergerState:
-        """Of the two layers."""
-        return self.first.init_state(batch, captions), self.second.init_state(batch, captions)
-
-    def __call__(self, image: Vector, hidden: Hidden, state: MergerState, positions: Positions) -> Merged:
-        """See `Merger`."""
-        x, first = self.first(self.first.encoder.joint(image, hidden), state[0], positions)
-        x, second = self.second(self.second.encoder(x), state[1], positions)
-        return x + hidden, (first, second)
-
-
-KINDS: dict[str, Callable[..., Merger]] = {
-    "skip_mlp": SkipMLP,
-    "two_stream": TwoStream,
-    "gru_two_stream": TwoStream,
-    "gru": GRU,
-}
-
-
-def merge(
-    merger: Merger,
-    image: Float[Array, "batch features"],
-    hidden: Float[Array, "batch captions length width"],
-    mask: Bool[Array, "batch captions length"],
-    train: bool = False,
-) -> Float[Array, "batch captions length width"]:
-    """Merge whole captions.
-
-    Args:
-        merger: any of `KINDS`.
-        image: one vector per image, shared by its captions.
-        hidden: the language model's hidden states.
-        mask: True on real tokens (read by batch norm in training alone).
-        train: use and update batch statistics.
-    """
-    state = merger.init_state(*hidden.shape[:2])
-    return merger(image.astype(hidden.dtype), hidden, state, Positions(mask, train))[0]
-
-
-def merge_step(
-    merger: Merger,
-    image: Float[Array, "batch features"],
-    hidden: Float[Array, "batch captions width"],
-    position: Int[Array, ""],
-    state: MergerState,
-) -> tuple[Float[Array, "batch captions width"], MergerState]:
-    """Merge one more position of each caption, as `merge` would at that position, and the state after it."""
-    positions = Positions(start=position)
-    merged, state = merger(image.astype(hidden.dtype), hidden[:, :, None], state, positions)
-    return merged[:, :, 0], state
