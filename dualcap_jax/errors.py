@@ -20,6 +20,10 @@ class Stopped(Exception):
         self.exit_code = exit_code
 
 
+class DataWarning(UserWarning):
+    """Something in the data that is read otherwise than it stands there."""
+
+
 class ConfigError(UserError):
     """A setting out of its range, or settings that do not fit together."""
 

@@ -14,7 +14,7 @@ from jaxtyping import Integer, UInt8
 from PIL import Image
 
 from dualcap_jax.data.reading import MAX_PIXELS, ImagesConfig
-from dualcap_jax.errors import UserError
+from dualcap_jax.errors import DataWarning, UserError
 
 try:
     import simplejpeg
@@ -41,7 +41,7 @@ class ImageError(UserError):
     """The bytes are no image that can be read, and why."""
 
 
-class ImageWarning(UserWarning):
+class ImageWarning(DataWarning):
     """An image is read, but something about it is odd."""
 
 
@@ -261,7 +261,7 @@ def _hear(message: Warning | str, category: type[Warning], *where: Any, **more: 
     if _listening.heard is not None:
         if not issubclass(category, Image.DecompressionBombWarning):  # `max_pixels` decides
             _listening.heard.append(str(message))
-    elif issubclass(category, ImageWarning):
+    elif issubclass(category, DataWarning):
         sys.stderr.write(f"warning: {message}\n")  # at once: other threads write too
     else:
         _show(message, category, *where, **more)

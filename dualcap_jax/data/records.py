@@ -45,6 +45,10 @@ class Faults:
         message = message.encode("utf-8", "backslashreplace").decode()  # a file's name need not be UTF-8
         if self._raise:
             raise DataError(f"{message}. Mend it, or pass over such faults with --data.on_error skip")
+        self.note(kind, message)
+
+    def note(self, kind: str, message: str) -> None:
+        """Count something that is passed over whatever the configuration says."""
         self.skipped.setdefault(message, kind)
 
     @property

@@ -1,11 +1,11 @@
 """COCO 2017's captions as a tensorflow-datasets builder, from the files that cocodataset.org gives out."""
 
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from dualcap_jax.data.archives import ArchiveFolder, File, Place, file_in
 from dualcap_jax.data.prepared.reader import PUBLISHED
 from dualcap_jax.data.prepared.writer import CaptionsBuilder, CaptionsConfig
 from dualcap_jax.data.records import DataError, Faults
@@ -19,7 +19,6 @@ ADDRESSES = {
     "val2017.zip": "http://images.cocodataset.org/zips/val2017.zip",
     "caption_datasets.zip": "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip",
 }
-AnyPath = Path | zipfile.Path
 
 
 @dataclass(eq=False)
@@ -44,37 +43,52 @@ class CocoCaptions2017(CaptionsBuilder):
 
     def entries(self, source: Path) -> dict[str, list[Entry]]:
         """Images and captions out of the directory that the downloads lie in, zipped or not."""
-        annotations = find(source, "annotations", "annotations_trainval2017.zip")
-        images = {name: find(source, name, f"{name}.zip") for name in ("train2017", "val2017")}
+        images = {name: find_folder(source, name, f"{name}.zip") for name in ("train2017", "val2017")}
         if self.builder_config.division == "karpathy":
-            return read_karpathy(find(source, "dataset_coco.json", "caption_datasets.zip"), images, self.faults)
+            return read_karpathy(find_file(source, "dataset_coco.json", "caption_datasets.zip"), images, self.faults)
+        splits = zip(("train", "validation"), images.items(), strict=True)
+        archive = "annotations_trainval2017.zip"
         return {
-            split: read_coco(annotations / f"captions_{name}.json", directory, self.faults)
-            for split, (name, directory) in zip(("train", "validation"), images.items(), strict=True)
+            split: read_coco(find_file(source, f"annotations/captions_{name}.json", archive), [place], self.faults)
+            for split, (name, place) in splits
         }
 
 
-def find(source: Path, name: str, archive: str) -> AnyPath:
-    """A file or directory, or the same in its archive.
+def find_folder(source: Path, name: str, archive: str) -> Place:
+    """A directory, or the same in its archive.
 
     Raises:
         DataError: there is neither, or the archive is broken.
     """
     if (source / name).exists():
         return source / name
+    found = ArchiveFolder(_archive(source, name, archive), name)
+    if not found.listing(""):
+        raise DataError(f"{found.archive}: holds no {name}; download it from {ADDRESSES[archive]}")
+    return found
+
+
+def find_file(source: Path, name: str, archive: str) -> File:
+    """A file, or the same in its archive.
+
+    Raises:
+        DataError: there is neither, or the archive is broken.
+    """
+    if (source / name).exists():
+        return source / name
+    path = _archive(source, name, archive)
+    if (found := file_in(ArchiveFolder(path), name)) is None:
+        raise DataError(f"{path}: holds no {name}; download it from {ADDRESSES[archive]}")
+    return found
+
+
+def _archive(source: Path, name: str, archive: str) -> Path:
     if not (source / archive).is_file():
         raise DataError(f"{source}: holds neither {name} nor {archive}, which is to be had from {ADDRESSES[archive]}")
-    try:
-        opened = zipfile.ZipFile(source / archive)
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{source / archive}: broken or incomplete ({error}); download it again") from None
-    for path in (zipfile.Path(opened, name), zipfile.Path(opened, f"{name}/")):
-        if path.exists():
-            return path
-    raise DataError(f"{source / archive}: holds no {name}; download it from {ADDRESSES[archive]}")
+    return source / archive
 
 
-def read_karpathy(path: AnyPath, images: dict[str, AnyPath], faults: Faults) -> dict[str, list[Entry]]:
+def read_karpathy(path: File, images: dict[str, Place], faults: Faults) -> dict[str, list[Entry]]:
     """Karpathy's division, over the images of COCO 2017.
 
     Raises:
@@ -89,7 +103,7 @@ def read_karpathy(path: AnyPath, images: dict[str, AnyPath], faults: Faults) -> 
                 raise DataError(f"{path}: image {image_id} is listed twice")
             seen.add(image_id)
             filename = f"{image_id:012d}.jpg"
-            there = [directory / filename for directory in images.values() if (directory / filename).is_file()]
+            there = [file for place in images.values() if (file := file_in(place, filename))]
             if not there:
                 faults.report("missing image", f"{path}: image '{filename}' is neither in {' nor in '.join(images)}")
                 continue

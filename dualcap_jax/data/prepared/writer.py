@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -170,8 +169,8 @@ class CaptionsBuilder(tfds.core.ShardBasedBuilder):
             image = decode_image(data, self.builder_config.reading, entry.filename)
         except ImageError as error:
             return f"image '{entry.filename}': {error}"
-        except (OSError, BadZipFile) as error:
-            return f"image '{entry.filename}': can't be read ({error})"
+        except OSError as error:
+            return f"image '{entry.filename}': can't be read ({error.strerror or error})"
         size = full_size(image)
         if entry.size is not None and entry.size not in (size, size[::-1]):  # turned by its EXIF or not
             sides, listed = (f"{width} x {height}" for width, height in (size, entry.size))

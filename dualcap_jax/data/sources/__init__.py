@@ -14,7 +14,7 @@ from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.prepared.reader import find_prepared, open_prepared, read_metadata, stored_transform
 from dualcap_jax.data.reading import ReadingConfig
 from dualcap_jax.data.records import DataError, Faults, Source
-from dualcap_jax.data.sources import captions_csv, captions_jsonl, coco
+from dualcap_jax.data.sources import captions_csv, captions_jsonl, coco, flickr8k
 from dualcap_jax.data.sources.entries import EntriesSource, Entry
 from dualcap_jax.data.sources.scenes import ScenesSource
 
@@ -25,6 +25,8 @@ class Layout(Protocol):
 
     NAME: str
     """The files in a directory that tell the layout, for messages."""
+    MEND: str
+    """How a split comes into a set that lacks it, with `{split}` for its name."""
 
     def is_in(self, root: Path) -> bool:
         """Whether a directory holds this layout.
@@ -41,7 +43,10 @@ class Layout(Protocol):
         """
 
 
-LAYOUTS: tuple[Layout, ...] = (coco, captions_jsonl, captions_csv)
+LAYOUTS: tuple[Layout, ...] = (captions_jsonl, captions_csv, coco, flickr8k)
+"""In order: a directory that fits several is read as the first of them."""
+OWN = captions_jsonl, captions_csv
+"""Of which there must be only one, since either may be a copy of the other that was left behind."""
 
 
 def open_source(config: DataConfig, split: str) -> Source:
@@ -73,19 +78,22 @@ def open_source(config: DataConfig, split: str) -> Source:
         return EntriesSource(entries, config.transform, faults)
     if split not in available and available:
         there = f"data.root='{root}' has no split '{split}'; it has {', '.join(available)}"
-        raise DataError(f"{there}. {_mend(config, split, _layouts(root)[0], faults)}")
+        raise DataError(f"{there}. {_mend(config, split, _layouts(root)[0])}")
     raise DataError(f"data.root='{root}' has no usable record for '{split}': {faults.summary()}")
 
 
-def _mend(config: DataConfig, split: str, layout: Layout, faults: Faults) -> str:
+def _mend(config: DataConfig, split: str, layout: Layout) -> str:
     """How a split comes into a set that lacks it."""
-    if layout is coco:
-        return f"Put the annotations of '{split}' beside the others"
-    if split == "validation" and len(read_entries(config, "train", faults)[0]) == 1:
+    faults = Faults("skip")
+    mend = layout.MEND.format(split=split)
+    if split != "validation":
+        return mend
+    divided = replace(config, validation_fraction=0.1)
+    if config.validation_fraction == 0 and read_entries(divided, split, faults)[0]:
+        return f"{mend}, or keep a share of them with --data.validation-fraction 0.1"
+    images, available = read_entries(config, "train", faults)
+    if len(images) == 1 and available == ["train"]:
         return "One image can't be in both: add a second, and one is kept for validation"
-    mend = f"Mark some of its images with the split '{split}' in {layout.NAME}"
-    if split == "validation" and config.validation_fraction == 0:
-        mend += ", or keep a share of them with --data.validation-fraction 0.1"
     return mend
 
 
@@ -106,12 +114,11 @@ def _read_entries(root: Path, config: DataConfig, split: str, faults: Faults) ->
     if not root.is_dir():
         raise DataError(f"data.root='{root}' is not a directory")
     found = _layouts(root)
-    if len(found) > 1:
-        raise DataError(f"data.root='{root}' holds {' and '.join(layout.NAME for layout in found)}: keep one of them")
+    if len(own := [layout for layout in found if layout in OWN]) > 1:
+        raise DataError(f"data.root='{root}' holds {' and '.join(layout.NAME for layout in own)}: keep one of them")
     if not found:
-        raise DataError(
-            f"data.root='{root}' holds no {', no '.join(layout.NAME for layout in LAYOUTS)} and no prepared set"
-        )
+        sought = ", no ".join(layout.NAME for layout in LAYOUTS)
+        raise DataError(f"data.root='{root}' holds no {sought} and no prepared set")
     return found[0].read_split(config, split, faults)
 
 

@@ -12,8 +12,10 @@ from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.folders import suffixes
 from dualcap_jax.data.records import DataError, Faults
 from dualcap_jax.data.sources.entries import Entry, Line, is_name, split_of
+from dualcap_jax.data.sources.texts import read_lines
 
 NAME = "captions.csv"
+MEND = "Mark some of its images with the split '{split}' in captions.csv"
 
 
 def is_in(root: Path) -> bool:
@@ -24,7 +26,7 @@ def is_in(root: Path) -> bool:
 def read_split(config: DataConfig, split: str, faults: Faults) -> tuple[list[Entry], list[str]]:
     """See `Layout`."""
     path = Path(config.root) / NAME
-    return split_of(_lines(path, faults), path, config, split, faults)
+    return split_of(_lines(path, faults), [path.parent], path.name, config, split, faults)
 
 
 class _Lines:
@@ -44,11 +46,7 @@ class _Lines:
 
 
 def _lines(path: Path, faults: Faults) -> Iterator[Line]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = _Lines(list(file))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from None
+    lines = _Lines([line for _, line in read_lines(path, faults, end="\n")])
     rows = csv.reader(lines)
     try:
         columns = [name.strip() for name in _without_empty_end(next(rows, []), 0)]

@@ -1,15 +1,18 @@
 """COCO's layout: annotations/captions_NAME.json, with the images in NAME/."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from zipfile import Path as ZipPath
 
+from dualcap_jax.data.archives import File, Place
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.names import look_up
 from dualcap_jax.data.records import DataError, Faults
 from dualcap_jax.data.sources.entries import SPLIT_NAMES, Entry, add_caption, get, is_id, is_name, with_captions
+from dualcap_jax.data.sources.places import find_places
 
 NAME = "annotations/captions_{train,val}*.json (COCO)"
+MEND = "Put the annotations of '{split}' beside the others"
 
 
 def is_in(root: Path) -> bool:
@@ -24,12 +27,12 @@ def read_split(config: DataConfig, split: str, faults: Faults) -> tuple[list[Ent
     return entries, sorted(found)
 
 
-def read_coco(annotations: Path | ZipPath, directory: Path | ZipPath, faults: Faults) -> list[Entry]:
+def read_coco(annotations: File, places: Sequence[Place], faults: Faults) -> list[Entry]:
     """Read one split of COCO's captions.
 
     Args:
         annotations: captions_NAME.json.
-        directory: of its images.
+        places: where its images lie.
         faults: what to do about faults.
 
     Raises:
@@ -50,13 +53,13 @@ def read_coco(annotations: Path | ZipPath, directory: Path | ZipPath, faults: Fa
             faults.report("malformed image", f"{where}: needs 'id', a whole number from 0, and 'file_name'")
         elif image_id in entries or image_id in rejected:
             faults.report("duplicate id", f"{where}: image id {image_id} was given before")
-        elif trouble := look_up(directory, filename)[1]:
+        elif (found := look_up(places, filename)).file is None:
             rejected.add(image_id)
-            faults.report("missing image", f"{where}: image '{filename}' {trouble}")
+            faults.report("missing image", f"{where}: image '{filename}' {found.trouble}")
         else:
             sides = get(image, "width"), get(image, "height")
             size = sides if all(isinstance(side, int) for side in sides) else None
-            entries[image_id] = Entry(image_id, filename, directory / filename, size=size)
+            entries[image_id] = Entry(image_id, found.name, found.file, size=size)
 
     seen: set[int] = set()
     for position, row in enumerate(rows):
@@ -91,13 +94,16 @@ def _annotations(root: Path) -> dict[str, Path]:
     return found
 
 
-def _images_of(annotations: Path) -> Path:
-    """The directory of the images that annotations/captions_NAME.json is about: NAME/.
+def _images_of(annotations: Path) -> list[Place]:
+    """Where the images lie that annotations/captions_NAME.json is about: NAME/, or in images/.
 
     Raises:
-        DataError: there is none.
+        DataError: there is no such folder.
     """
-    directory = annotations.parent.parent / annotations.stem.removeprefix("captions_")
-    if not directory.is_dir():
-        raise DataError(f"{annotations.name}: its images' directory '{directory}' does not exist")
-    return directory
+    root, name = annotations.parent.parent, annotations.stem.removeprefix("captions_")
+    places = find_places(root, name, f"images/{name}")
+    if not places:
+        raise DataError(
+            f"{annotations.name}: its images' directory '{root / name}' does not exist, nor '{root / 'images' / name}'"
+        )
+    return places

@@ -3,18 +3,19 @@
 import hashlib
 import itertools
 import posixpath
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
-from zipfile import Path as ZipPath
 
 import numpy as np
 from jaxtyping import Int
 
+from dualcap_jax.data.archives import File, Place
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.names import look_up
 from dualcap_jax.data.records import Faults, Record
+from dualcap_jax.data.sources.texts import unescape
 from dualcap_jax.data.text import normalize_caption
 from dualcap_jax.data.transform import ImageTransform
 
@@ -29,7 +30,7 @@ class Entry:
 
     image_id: int
     filename: str
-    path: Path | ZipPath
+    path: File
     captions: list[str] = field(default_factory=list)
     caption_ids: list[int] = field(default_factory=list)
     """The layout's own numbers of the captions, or their places in the file."""
@@ -69,7 +70,7 @@ Line = tuple[str, str, list[object], str | None]
 
 
 def split_of(
-    lines: Iterable[Line], path: Path, config: DataConfig, split: str, faults: Faults
+    lines: Iterable[Line], places: Sequence[Place], source: str, config: DataConfig, split: str, faults: Faults
 ) -> tuple[list[Entry], list[str]]:
     """The images of one split of a captions file, none where there is no such split; and the names of all splits.
 
@@ -77,6 +78,14 @@ def split_of(
     images, in order of first mention. Where some line names a split, those that name none are for training; where no
     line does, the images are divided by `config.validation_fraction` and `config.split_seed`: by names alone, never by
     what else is broken.
+
+    Args:
+        lines: of the file.
+        places: where the images lie.
+        source: the file's name, for messages.
+        config: says how images are divided.
+        split: that is wanted.
+        faults: what to do about faults.
     """
     entries: dict[str, Entry] = {}
     splits: dict[str, str | None] = {}
@@ -90,15 +99,14 @@ def split_of(
             continue
         named = SPLIT_NAMES[name] if name else None
         if written not in known:
-            image = posixpath.normpath(written)
-            identity, trouble = look_up(path.parent, image)
-            image = known[written] = names.setdefault(identity, image)
+            found = look_up(places, posixpath.normpath(written))
+            image = known[written] = names.setdefault(found.identity, found.name)
             if image not in entries:
-                entries[image] = Entry(len(entries), image, path.parent / image)
                 splits[image] = named
-                if trouble:
+                if found.file is None:
                     rejected.add(image)
-                    faults.report("missing image", f"{where}: image '{written}' {trouble}")
+                    faults.report("missing image", f"{where}: image '{written}' {found.trouble}")
+                entries[image] = Entry(len(entries), image, found.file or Path(written))
         image = known[written]
         if (named or "train") != (splits[image] or "train"):
             alias = "" if image == written else f" (as '{image}')"
@@ -110,7 +118,7 @@ def split_of(
 
     if not any(splits.values()):
         splits = _divide(list(entries), config.validation_fraction, config.split_seed)
-    usable = with_captions((entry for image, entry in entries.items() if image not in rejected), path.name, faults)
+    usable = with_captions((entry for image, entry in entries.items() if image not in rejected), source, faults)
     of_split = [entry for entry in usable if (splits[entry.filename] or "train") == split]
     return of_split, sorted({splits[entry.filename] or "train" for entry in usable})
 
@@ -134,7 +142,7 @@ def add_caption(entry: Entry, number: int, caption: object, where: str, faults: 
     """Add a caption, evened out, to an entry; report one that is empty or no text."""
     if not isinstance(caption, str):
         faults.report("malformed caption", f"{where}: a caption of image '{entry.filename}' is not text")
-    elif text := normalize_caption(caption):
+    elif text := normalize_caption(unescape(caption)):
         entry.captions.append(text)
         entry.caption_ids.append(number)
     else:

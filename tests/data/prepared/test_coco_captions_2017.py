@@ -60,7 +60,10 @@ def test_an_image_in_two_of_karpathys_splits_is_refused(coco, tmp_path):
 @pytest.mark.parametrize(
     ("lacking", "message"),
     [
-        ("annotations", "neither annotations nor annotations_trainval2017.zip, which is to be had from http"),
+        (
+            "annotations",
+            "annotations/captions_train2017.json nor annotations_trainval2017.zip, which is to be had from",
+        ),
         ("train2017", "neither train2017 nor train2017.zip, which is to be had from http"),
         ("val2017", "neither val2017 nor val2017.zip, which is to be had from http"),
     ],
