@@ -26,7 +26,8 @@ class ViTConfig(EncoderConfig):
 
 class ViT(nnx.Module):
     def __init__(self, config, dtype, rngs):
-        self.config, self.dtype, self.num_features, self.channels = config, dtype, config.width, {config.patch: config.width}
+        self.config, self.dtype, self.num_features = config, dtype, config.width
+        self.channels = {config.patch: config.width}
         patch = (config.patch, config.patch)
         self.embed = nnx.Conv(3, config.width, patch, strides=patch, dtype=dtype, rngs=rngs)
         self.norm = nnx.LayerNorm(config.width, dtype=dtype, rngs=rngs)
