@@ -41,8 +41,11 @@ class Arguments:
     """Show how much of each word the image gave, in nats: what it adds to the word's log-probability with an average
     image. On a terminal the words that it gave are green."""
     map: str = ""
-    """A word. For each time that an image's caption holds it, write the image under the word's Grad-CAM: which
-    places of it speak for the word."""
+    """A word. For each time that an image's caption holds it, write the image under a map of the places that speak for
+    the word."""
+    map_by: Literal["gradient", "attention"] = "gradient"
+    """How those places are found. gradient: Grad-CAM. attention: where the merger looked, of a run with
+    model.merger.kind attention."""
     map_dir: Path = Path("maps")
     """Folder that these are written to as IMAGE.WORD.png."""
     checkpoint: Which = "best"
@@ -132,10 +135,11 @@ def printable(path: Path) -> str:
 
 
 class Maps:
-    """Grad-CAM maps of one word, and where they are written."""
+    """Maps of one word, and where they are written."""
 
-    def __init__(self, captioner: Captioner, word: str, directory: Path):
+    def __init__(self, captioner: Captioner, word: str, directory: Path, by: Literal["gradient", "attention"]):
         self._captioner, self._word, self._directory = captioner, word, directory
+        self._map = {"gradient": captioner.grad_cam, "attention": captioner.attention_map}[by]
         self._written: Counter[str] = Counter()
 
     def write(self, path: Path, content: bytes, caption: Caption) -> None:
@@ -151,7 +155,7 @@ class Maps:
             self._written[name] += 1
             number = self._written[name]  # above 1: the word again, or an image of this name in another folder
             file = self._directory / (f"{name}.png" if number == 1 else f"{name}-{number}.png")
-            heatmap = self._captioner.grad_cam(content, caption, place)
+            heatmap = self._map(content, caption, place)
             overlay(self._captioner.prepare(content), heatmap).save(file)
 
 
@@ -172,7 +176,7 @@ def main(args: Sequence[str]) -> int:
     captioner.config = replace(config, data=replace(config.data, **asdict(arguments.data)))
     images = Images(arguments.images, captioner.config.data.transform)
     terminal = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    maps = Maps(captioner, arguments.map, arguments.map_dir)
+    maps = Maps(captioner, arguments.map, arguments.map_dir, arguments.map_by)
     with cli.naming_memory(arguments.decoding.less_memory):
         for caption in captioner.caption_prepared(images, arguments.decoding, arguments.explain):
             path, content = images.read.popleft()

@@ -27,7 +27,7 @@ from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer
 from dualcap_jax.data.transform import ImageTransform
 from dualcap_jax.decoding import Decoded, DecodingConfig, Rules
 from dualcap_jax.errors import UserError, require
-from dualcap_jax.explain.maps import word_map
+from dualcap_jax.explain.maps import attention_map, word_map
 from dualcap_jax.explain.words import Word, find_word, join_words, log_probs, word_spans
 from dualcap_jax.fields import check_names
 from dualcap_jax.files import replacing, write_text
@@ -279,13 +279,39 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
             WordError: when the caption has no such word.
             ValueError: for another stride, or more tokens than the language model has positions.
         """
+        seen, tokens, of_word = self._at_word(image, caption, word)
+        return np.asarray(word_map(self.config.model, self.model, seen, tokens, of_word, stride))
+
+    def attention_map(
+        self, image: ImageInput, caption: Caption | str, word: str | int
+    ) -> Float32[np.ndarray, "size size"]:
+        """Which places of an image the merger heeded as it chose a word: the mean of its heads and rounds.
+
+        Args and Returns: as for `grad_cam`.
+
+        Raises:
+            UserError: when the merger heeds no places.
+            ImageError, WordError, ValueError: as for `grad_cam`.
+        """
+        merger = self.config.model.merger
+        if not merger.reads:
+            raise UserError(
+                f"model.merger.kind={merger.kind} reads no feature maps, so there is no attention to map; Grad-CAM "
+                "serves every merger"
+            )
+        seen, tokens, of_word = self._at_word(image, caption, word)
+        return np.asarray(attention_map(self.config.model, self.model, seen, tokens, of_word))
+
+    def _at_word(
+        self, image: ImageInput, caption: Caption | str, word: str | int
+    ) -> tuple[UInt8[np.ndarray, "size size 3"], Int[np.ndarray, "1 1 length"], Bool[np.ndarray, " length-1"]]:
+        """The prepared image, the caption's tokens, and which of those after the first are the word's."""
         text = _text(caption)
         place = find_word(text, word)[0]
         ids, tokens = self._teacher_forced(text)
         of_word = np.zeros(tokens.shape[-1] - 1, bool)
         of_word[word_spans(self.tokenizer.pieces(ids[1:]))[place]] = True
-        seen = self.prepare(image)
-        return np.asarray(word_map(self.config.model, self.model, seen, tokens, of_word, stride))
+        return self.prepare(image), tokens, of_word
 
     def _teacher_forced(self, caption: str) -> tuple[list[int], np.ndarray]:
         """Its tokens but the closing one; all of them [1, 1, length], filled up so that one compilation serves most."""

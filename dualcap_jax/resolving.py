@@ -2,7 +2,9 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
+from dualcap_jax.captioner import Captioner
 from dualcap_jax.config import ExperimentConfig
 from dualcap_jax.data.records import Source
 from dualcap_jax.data.sources import iterate_captions
@@ -10,6 +12,11 @@ from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer, train_tokeni
 from dualcap_jax.errors import ConfigError
 from dualcap_jax.pretrained.files import locate
 from dualcap_jax.pretrained.load import language_as_published, preprocessing
+
+
+def load_captioner(source: str) -> Captioner:
+    """The captioner of a run, of a directory it was saved to, or of the Hugging Face hub."""
+    return Captioner.load(source) if Path(source).is_dir() else Captioner.from_pretrained(source)
 
 
 def with_vocabulary(config: ExperimentConfig, size: int) -> ExperimentConfig:

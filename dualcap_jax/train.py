@@ -31,7 +31,7 @@ from dualcap_jax.errors import ConfigError
 from dualcap_jax.evaluation.reports.figures import curves_figure
 from dualcap_jax.evaluation.reports.text import summary, warnings
 from dualcap_jax.models.variables import Variables, parameter_counts
-from dualcap_jax.resolving import as_published, as_resolved, make_tokenizer, with_vocabulary
+from dualcap_jax.resolving import as_published, as_resolved, load_captioner, make_tokenizer, with_vocabulary
 from dualcap_jax.scoring import evaluate
 from dualcap_jax.training.logs import read_json_lines
 from dualcap_jax.training.loop import train
@@ -141,11 +141,6 @@ def claimed(workdir: Path, start: Start) -> Iterator[Path]:
         yield workdir
 
 
-def load_captioner(source: str) -> Captioner:
-    """The captioner of a run, of a directory it was saved to, or of the Hugging Face hub."""
-    return Captioner.load(source) if Path(source).is_dir() else Captioner.from_pretrained(source)
-
-
 def less_memory(config: ExperimentConfig) -> list[str]:
     """What to change where memory does not suffice for training."""
     training = config.training
@@ -168,7 +163,7 @@ def make_evaluate(
     """Validation's losses as a function of the network's variables; None where an end was asked for meanwhile."""
     batch_size = config.training.batch_size
     batches = eval_batches(source, tokenizer, config.data, batch_size)
-    if config.training.pack:
+    if packs(config):
         apart = not config.model.merger.is_pointwise
         batches = batches.map(plan_validation(source, tokenizer, config.data, config.training, apart))
     limit = validated_images(config) // batch_size or None
@@ -199,6 +194,11 @@ def cut_captions(source: Source, tokenizer: CaptionTokenizer, max_length: int) -
 def encodes_once(config: ExperimentConfig) -> bool:
     """Whether each image is encoded once for all epochs: its features are always the same, and may be kept."""
     return "encoder" in config.training.freeze and config.data.crop_scale == 1 and config.data.features != "none"
+
+
+def packs(config: ExperimentConfig) -> bool:
+    """Whether captions lie side by side in rows."""
+    return config.training.pack and config.model.merger.norm != "batch"
 
 
 def skipped(sources: Sequence[Source]) -> str:
@@ -266,7 +266,7 @@ def _train(
             EncodedSource(source, directory / split) for source, split in zip(sources, SPLITS, strict=False)
         )
     packer = None
-    if training.pack:
+    if packs(config):
         apart = not config.model.merger.is_pointwise
         packer, filled = plan_training(train_source, tokenizer, config.data, training, apart)
         rows = training.accumulate * packer.room.rows

@@ -1,4 +1,4 @@
-"""Which places of an image speak for a word: Grad-CAM."""
+"""Which places of an image speak for a word: Grad-CAM; and which the merger heeded."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from PIL import Image
 
 from dualcap_jax.explain.words import label_log_probs
 from dualcap_jax.models.config import ModelConfig
-from dualcap_jax.models.encoders import Encoded
+from dualcap_jax.models.encoders import Encoded, encoded
 from dualcap_jax.models.variables import Variables, bind
 
 LEAST_SIDE = 256
@@ -65,9 +65,33 @@ def word_map(
         logits = network.logits(image, before, jnp.ones_like(before, bool))
         return jnp.sum(label_log_probs(logits, labels)[0, 0], where=of_word)
 
-    places = grad_cam(log_prob, features.astype(jnp.float32))
+    return _enlarged(grad_cam(log_prob, features.astype(jnp.float32)), image.shape[0])
+
+
+@partial(jax.jit, static_argnames="config")
+def attention_map(
+    config: ModelConfig,
+    variables: Variables,
+    image: UInt8[Array, "size size 3"],
+    tokens: Int[Array, "1 1 length"],
+    of_word: Bool[Array, " length-1"],
+) -> Float[Array, "size size"]:
+    """How much those tokens after the first that are `of_word` heeded each place; see `Captioner.attention_map`."""
+    network, before = bind(config, variables), tokens[..., :-1]
+    images = encoded(network.encoder, image[None], config.merger.reads)
+    each = network.attention(images, before, jnp.ones_like(before, bool))
+    size = image.shape[0]
+    total = jnp.zeros((size, size))
+    for heeded in each.values():  # what a place is heeded, all pixels that it covers share
+        places = jnp.sum(heeded[0, 0], 0, where=of_word[:, None, None])
+        total += jax.image.resize(places * places.size, total.shape, "bilinear")
+    return _enlarged(total, size)
+
+
+def _enlarged(places: Float[Array, "height width"], size: int) -> Float[Array, "size size"]:
+    """From 0 to 1, the largest value 1 unless all are 0."""
     largest = places.max()
-    return jax.image.resize(places / jnp.where(largest > 0, largest, 1), image.shape[:2], "bilinear")
+    return jax.image.resize(places / jnp.where(largest > 0, largest, 1), (size, size), "bilinear")
 
 
 def overlay(image: UInt8[np.ndarray, "size size 3"], heatmap: Float[np.ndarray, "size size"]) -> Image.Image:

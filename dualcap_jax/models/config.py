@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dualcap_jax.errors import require
 from dualcap_jax.fields import check_types
 from dualcap_jax.models.encoders import EfficientNetConfig, EncoderConfig
 from dualcap_jax.models.language_models import GPT2Config, LanguageModelConfig
@@ -42,3 +43,6 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_types(self, "model.")
+        heads, width = self.merger.heads, self.language.width
+        divides = not self.merger.reads or width % heads == 0
+        require(divides, "model.merger.heads", heads, f"must divide model.language.width={width}")

