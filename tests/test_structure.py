@@ -17,7 +17,7 @@ LEVELS = [
     {"config", "explain", "inference"},
     {"captioner"},
     {"scoring", "resolving"},
-    {"train", "evaluate", "caption"},
+    {"train", "evaluate", "caption", "train_language"},
 ]
 """Rooms, from the bottom; one may import those below it, and itself."""
 
