@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -14,7 +15,7 @@ MULTIPLE = 8
 WINDOW = 64
 """Batches whose pieces are sorted by length together: enough for little padding, few enough to stay mixed."""
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]
 """tokens int32 [rows, length + 1] and mask bool [rows, length + 1]: True on tokens, False on padding."""
 
 
