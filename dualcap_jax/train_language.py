@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from dualcap_jax import cli, interrupts
+from dualcap_jax import cli
 from dualcap_jax.data.documents import Group, hold_out, read_texts
 from dualcap_jax.data.pieces import evaluation_batches, make_pieces, training_batches, unigram_perplexity
 from dualcap_jax.data.records import Faults
 from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer, train_tokenizer
-from dualcap_jax.errors import ConfigError, Stopped, require
+from dualcap_jax.errors import ConfigError, require
 from dualcap_jax.files import require_writable, write_text
 from dualcap_jax.models.language_models import GPT2Config
 from dualcap_jax.models.variables import init_language
@@ -103,22 +103,22 @@ def read_all(sources: Sequence[str], faults: Faults) -> list[Group]:
     return groups
 
 
-def make_tokenizer(arguments: Arguments, language: GPT2Config | None, documents: Sequence[str]) -> CaptionTokenizer:
+def make_tokenizer(arguments: Arguments, published: GPT2Config | None, documents: Sequence[str]) -> CaptionTokenizer:
     """The tokenizer that is named, or that of the language model to begin with, or one trained on the documents.
 
     Raises:
         ConfigError: it is of another vocabulary than the language model to begin with.
     """
-    if not language:
+    if not published:
         if arguments.tokenizer:
             return load_tokenizer(arguments.tokenizer)
         return train_tokenizer(documents, arguments.vocab_size)
     path = locate(arguments.init_from)
     tokenizer = load_tokenizer(arguments.tokenizer or (path if path.is_dir() else path.parent))
-    if tokenizer.vocab_size != language.vocab_size:
+    if tokenizer.vocab_size != published.vocab_size:
         raise ConfigError(
             f"--tokenizer {arguments.tokenizer}: {tokenizer.vocab_size} tokens, but --init-from {arguments.init_from} "
-            f"embeds {language.vocab_size}; they must be of one vocabulary"
+            f"embeds {published.vocab_size}; they must be of one vocabulary"
         )
     return tokenizer
 
@@ -137,22 +137,16 @@ def initial_params(language: GPT2Config, arguments: Arguments) -> Params:
 def main(args: Sequence[str]) -> int:
     """Train, saving the best weights as they come; returns the exit code."""
     arguments = parse(args)
-    try:
-        return _train(arguments)
-    except KeyboardInterrupt:
-        raise Stopped("nothing was saved: training had not begun", 128 + (interrupts.asked() or 2)) from None
-
-
-def _train(arguments: Arguments) -> int:
     config, out = arguments.training, Path(arguments.out)
-    language = None
+    published = None
     if arguments.init_from:
-        published = replace(config.network(1), pretrained=arguments.init_from)
-        language = replace(gpt2.as_published(published), pretrained=None)
+        published = gpt2.as_published(GPT2Config(pretrained=arguments.init_from))
+        shape = {name: getattr(published, name) for name in ("width", "layers", "heads", "max_positions")}
+        config = replace(config, **shape)
     groups = read_all(arguments.text, Faults(arguments.on_error))
     parts = [list(chain.from_iterable(part)) for part in hold_out(groups, config.held_out, config.seed)]
-    tokenizer = make_tokenizer(arguments, language, parts[0])
-    language = language or config.network(tokenizer.vocab_size)
+    tokenizer = make_tokenizer(arguments, published, parts[0])
+    language = config.network(tokenizer.vocab_size)
     trained, held_out = (make_pieces(part, tokenizer, language.max_positions) for part in parts)
     require_writable(out / NOTE)
 
@@ -169,8 +163,9 @@ def _train(arguments: Arguments) -> int:
 
     def save(params: Params, best: Best) -> None:
         gpt2.save(language, jax.device_get(params), tokenizer, out)
-        note = {"text": arguments.text, "perplexity": best.perplexity, "step": best.step, "steps": training.steps}
-        write_text(out / NOTE, json.dumps(note | {"init_from": arguments.init_from} | asdict(config), indent=2) + "\n")
+        found = {"steps": training.steps, "best_step": best.step, "perplexity": best.perplexity}
+        note = {"text": arguments.text, "init_from": arguments.init_from} | asdict(config) | found
+        write_text(out / NOTE, json.dumps(note, indent=2) + "\n")
 
     measure = partial(perplexity, make_eval_step(language, config.dtype))
     with cli.naming_memory(f"lower --batch-size (now {config.batch_size})"):

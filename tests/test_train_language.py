@@ -120,11 +120,13 @@ def test_the_train_command_reads_it_with_its_tokenizer(trained, tmp_path, monkey
     )
 
 
-def test_it_can_be_trained_further(trained, tmp_path, capsys):
+def test_it_can_be_trained_further(trained, tmp_path):
     args = ["--text", trained.text, "--out", str(tmp_path / "out"), "--init-from", str(trained.out), *STEPS]
-    assert train_language.main([*args, "--steps", "1", "--learning-rate", "0"]) == 0
-    note = json.loads((trained.out / train_language.NOTE).read_text())
-    assert printed_perplexities(capsys.readouterr().out)[-1] == pytest.approx(note["perplexity"], abs=0.01)
+    assert train_language.main([*args, "--steps", "0", "--epochs", "1", "--learning-rate", "0"]) == 0
+    before, after = (json.loads((each / train_language.NOTE).read_text()) for each in (trained.out, tmp_path / "out"))
+    assert after["perplexity"] == pytest.approx(before["perplexity"], rel=1e-4)
+    assert (after["width"], after["max_positions"]) == (32, 16)
+    assert after["steps"] == after["best_step"] == 9
 
 
 @pytest.mark.parametrize(
