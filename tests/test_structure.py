@@ -17,7 +17,7 @@ LEVELS = [
     {"config", "encoding", "explain", "inference"},
     {"captioner"},
     {"scoring", "resolving"},
-    {"train", "evaluate", "caption", "prepare"},
+    {"train", "evaluate", "caption", "prepare", "train_language"},
 ]
 """Rooms, from the bottom; one may import those below it, and itself."""
 

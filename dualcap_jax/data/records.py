@@ -37,13 +37,13 @@ class Faults:
 
     def __init__(self, on_error: Literal["raise", "skip"] = "raise"):
         """`on_error` as `DataConfig.on_error`."""
-        self._raise = on_error == "raise"
+        self.on_error = on_error
         self.skipped: dict[str, str] = {}  # message -> kind; a fault met again in a later epoch counts once
 
     def report(self, kind: str, message: str) -> None:
         """Raise `DataError(message)`, or note that something of this kind ("empty caption") was skipped."""
         message = message.encode("utf-8", "backslashreplace").decode()  # a file's name need not be UTF-8
-        if self._raise:
+        if self.on_error == "raise":
             raise DataError(f"{message}. Mend it, or pass over such faults with --data.on_error skip")
         self.note(kind, message)
 

@@ -12,6 +12,7 @@ from flax import nnx
 
 from dualcap_jax.models.config import ModelConfig
 from dualcap_jax.models.dual import DualCaptioner
+from dualcap_jax.models.language_models import LanguageModel, LanguageModelConfig
 
 Variables = dict[str, Any]
 """`params` and `batch_stats`: nested dicts of float32 arrays."""
@@ -55,3 +56,22 @@ def _init(config: ModelConfig, key: jax.Array) -> Variables:
 def parameter_counts(config: ModelConfig) -> dict[str, int]:
     """Parameters of each part."""
     return {part: sum(leaf.size for leaf in jax.tree.leaves(tree)) for part, tree in shapes(config)["params"].items()}
+
+
+def bind_language(config: LanguageModelConfig, dtype: str, params: dict[str, Any]) -> LanguageModel:
+    """The language model alone, with these parameters."""
+    return nnx.merge(_language_graph(config, dtype), params, copy=True)
+
+
+@cache
+def _language_graph(config: LanguageModelConfig, dtype: str) -> nnx.GraphDef:
+    return nnx.split(nnx.eval_shape(lambda: config.build(dtype=dtype, rngs=nnx.Rngs(0))), nnx.Param)[0]
+
+
+def init_language(config: LanguageModelConfig, seed: int) -> dict[str, Any]:
+    """Initial parameters of the language model alone."""
+
+    def build(key: jax.Array) -> dict[str, Any]:
+        return nnx.to_pure_dict(nnx.state(config.build(dtype="float32", rngs=nnx.Rngs(key)), nnx.Param))
+
+    return jax.jit(build)(jax.random.key(seed))

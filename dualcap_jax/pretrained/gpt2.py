@@ -1,15 +1,21 @@
-"""GPT-2's names in Hugging Face's checkpoints."""
+"""GPT-2's names in Hugging Face's checkpoints, which are read and written."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from safetensors.numpy import save_file
+
+from dualcap_jax.data.text import CaptionTokenizer
+from dualcap_jax.files import replacing, write_text
 from dualcap_jax.models.language_models.gpt2 import GPT2Config
 from dualcap_jax.pretrained.files import locate, read_config
-from dualcap_jax.pretrained.tables import PretrainedError, TensorName, Tensors, Tree, TreePath, own_table, port
+from dualcap_jax.pretrained.tables import PretrainedError, TensorName, Tensors, Tree, TreePath, export, own_table, port
 
-# What transformers' GPT2Config may say beside the shape: ours is GPT-2 as published.
-_REQUIRED = {
+# What transformers' GPT2Config says beside the shape: ours is GPT-2 as published.
+_REQUIRED: dict[str, Any] = {
     "model_type": "gpt2",
     "activation_function": "gelu_new",
     "layer_norm_epsilon": 1e-5,
@@ -110,3 +116,33 @@ def load(config: GPT2Config, tree: Tree, tensors: Tensors, source: str) -> tuple
     else:
         names = list(table(config, find_prefix(tensors, source)))
     return port(names, tensors, tree, source, extras=is_extra), f"language: {len(names)} tensors from {source}"
+
+
+def save(config: GPT2Config, params: Tree, tokenizer: CaptionTokenizer, directory: Path) -> None:
+    """Write config.json, model.safetensors and the tokenizer's files as transformers has them.
+
+    `GPT2LMHeadModel.from_pretrained`, `GPT2Tokenizer.from_pretrained` and `model.language.pretrained` read them.
+
+    Args:
+        config: shape of the network.
+        params: its parameters.
+        tokenizer: gives the ids that it embeds.
+        directory: made where it is not there; files of these names are replaced.
+    """
+    with replacing(directory / "model.safetensors") as file:
+        save_file(export(table(config, "transformer."), {"params": params}), file, metadata={"format": "pt"})
+    tokenizer.save(directory)
+    published = _REQUIRED | {
+        "architectures": ["GPT2LMHeadModel"],
+        "dtype": "float32",
+        "vocab_size": config.vocab_size,
+        "n_positions": config.max_positions,
+        "n_embd": config.width,
+        "n_layer": config.layers,
+        "n_head": config.heads,
+        **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), config.dropout),
+        "initializer_range": config.init_deviation,
+        "bos_token_id": tokenizer.start_id,
+        "eos_token_id": tokenizer.end_id,
+    }
+    write_text(directory / "config.json", json.dumps(published, indent=2) + "\n")

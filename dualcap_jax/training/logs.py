@@ -64,17 +64,18 @@ class MetricsLog:
 
 
 class Progress:
-    """A bar with loss, images/s and time left; plain lines where there is no terminal.
+    """A bar with loss, rate and time left; plain lines where there is no terminal.
 
     Args:
         start: first step, when resuming.
         steps: last step.
-        batch_size: images per step.
+        batch_size: images, or what else is counted, per step.
         every: steps between plain lines.
+        unit: what is counted.
     """
 
-    def __init__(self, start: int, steps: int, batch_size: int, every: int):
-        self._start, self._steps, self._batch, self._every = start, steps, batch_size, every
+    def __init__(self, start: int, steps: int, batch_size: int, every: int, unit: str = "images"):
+        self._start, self._steps, self._batch, self._every, self._unit = start, steps, batch_size, every, unit
         self._began: float | None = None
         self._paused, self._done = 0.0, start
         self._bar = None
@@ -82,7 +83,7 @@ class Progress:
             self._bar = tqdm(initial=start, total=steps, unit="step", dynamic_ncols=True)
 
     @property
-    def images_per_second(self) -> float:
+    def per_second(self) -> float:
         """Since the start, pauses left out; the first step, which compiles, is one."""
         if self._began is None:
             return 0.0
@@ -94,15 +95,15 @@ class Progress:
         if self._began is None:  # compilation is over
             self._start, self._began = step, time.monotonic()
         self._done = step
-        rate = self.images_per_second
+        rate = self.per_second
         if self._bar is not None:
             with _whoever_reads():
-                self._bar.set_postfix_str(f"loss {loss:.3f}, {rate:.1f} images/s", refresh=False)
+                self._bar.set_postfix_str(f"loss {loss:.3f}, {rate:.1f} {self._unit}/s", refresh=False)
                 self._bar.update(step - self._bar.n)
         elif step % self._every == 0 or step == self._steps:
             left = (self._steps - step) * self._batch / rate if rate else math.nan
             left_text = f", {left / 60:.1f} min left" if math.isfinite(left) else ""
-            self.say(f"step {step}/{self._steps}  loss {loss:.3f}  {rate:.1f} images/s{left_text}")
+            self.say(f"step {step}/{self._steps}  loss {loss:.3f}  {rate:.1f} {self._unit}/s{left_text}")
 
     @contextmanager
     def paused(self) -> Iterator[None]:

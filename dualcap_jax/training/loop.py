@@ -73,7 +73,7 @@ def train(
         run.progress.update(number, loss)
         if number % config.log_every == 0 or number == config.steps:
             values = {name: float(value) for name, value in metrics.items() if name not in ("finite", "overflow")}
-            values |= {"loss": sum(losses) / len(losses), "images_per_second": run.progress.images_per_second}
+            values |= {"loss": sum(losses) / len(losses), "images_per_second": run.progress.per_second}
             run.log.write(number, "train", values)
             losses.clear()
 

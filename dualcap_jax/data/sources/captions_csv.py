@@ -26,7 +26,7 @@ def is_in(root: Path) -> bool:
 def read_split(config: DataConfig, split: str, faults: Faults) -> tuple[list[Entry], list[str]]:
     """See `Layout`."""
     path = Path(config.root) / NAME
-    return split_of(_lines(path, faults), [path.parent], path.name, config, split, faults)
+    return split_of(lines_of(path, faults), [path.parent], path.name, config, split, faults)
 
 
 class _Lines:
@@ -45,7 +45,12 @@ class _Lines:
         return self.lines[self.read - 1]
 
 
-def _lines(path: Path, faults: Faults) -> Iterator[Line]:
+def lines_of(path: Path, faults: Faults) -> Iterator[Line]:
+    """The rows of a captions file, images looked up by none of them.
+
+    Raises:
+        DataError: it is not CSV, or lacks a column; other faults as `faults` has it.
+    """
     lines = _Lines([line for _, line in read_lines(path, faults, end="\n")])
     rows = csv.reader(lines)
     try:

@@ -1,0 +1,1 @@
+"""Training a language model alone, on text."""
