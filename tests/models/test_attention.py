@@ -63,7 +63,8 @@ def test_captions_of_an_image_side_by_side_are_each_as_alone_and_step_by_step(ne
 
     cache = network.init_cache(2, 3, 9)
     for position in range(3):  # every caption has three tokens
-        stepped, cache = network.next_logits(batch["tokens"][:, :, position], jnp.int32(position), cache, image)
+        tokens = jnp.asarray(batch["tokens"][:, :, position])
+        stepped, cache = network.next_logits(tokens, jnp.int32(position), cache, image)
         np.testing.assert_allclose(stepped, logits[:, :, position], rtol=1e-4, atol=1e-5)
         cache = network.reorder_cache(cache, jnp.tile(jnp.arange(3), (2, 1)))
 
