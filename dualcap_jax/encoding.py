@@ -27,7 +27,9 @@ BATCH = 32
 
 
 @partial(jax.jit, static_argnames="config")
-def _encode(config: ModelConfig, variables: Variables, images: UInt8[Array, "batch size size 3"]) -> dict[str, Array]:
+def features_of(
+    config: ModelConfig, variables: Variables, images: UInt8[Array, "batch size size 3"]
+) -> dict[str, Array]:
     """The features of images, by the names that they have in a batch."""
     found = encoded(bind(config, variables).encoder, images, config.merger.reads)
     return {"vector": found.vector, **{f"{MAPS}{stride}": maps for stride, maps in found.maps.items()}}
@@ -71,7 +73,9 @@ def encode_once(
     if features.is_whole(place, about, source):
         return
     blank = jax.ShapeDtypeStruct((BATCH, data.image_size, data.image_size, 3), jnp.uint8)
-    shapes = {name: each.shape[1:] for name, each in jax.eval_shape(partial(_encode, config), variables, blank).items()}
+    shapes = {
+        name: each.shape[1:] for name, each in jax.eval_shape(partial(features_of, config), variables, blank).items()
+    }
 
     def batches(start: int) -> Iterator[tuple[list[int], features.Arrays, dict[int, str]]]:
         threads = max(1, data.read_threads)
@@ -80,7 +84,7 @@ def encode_once(
                 found: features.Arrays = {}
                 if positions:
                     filled = np.resize(images, (BATCH, *images.shape[1:]))
-                    found = jax.device_get(_encode(config, variables, filled))
+                    found = jax.device_get(features_of(config, variables, filled))
                 yield positions, {name: values[: len(positions)] for name, values in found.items()}, broken
                 bar.update(len(positions) + len(broken))
 

@@ -164,8 +164,7 @@ def make_evaluate(
     batch_size = config.training.batch_size
     batches = eval_batches(source, tokenizer, config.data, batch_size)
     if packs(config):
-        apart = not config.model.merger.is_pointwise
-        batches = batches.map(plan_validation(source, tokenizer, config.data, config.training, apart))
+        batches = batches.map(plan_validation(source, tokenizer, config.data, config.training, config.model.merger))
     limit = validated_images(config) // batch_size or None
     step = make_eval_step(config.model, objective)
 
@@ -267,8 +266,7 @@ def _train(
         )
     packer = None
     if packs(config):
-        apart = not config.model.merger.is_pointwise
-        packer, filled = plan_training(train_source, tokenizer, config.data, training, apart)
+        packer, filled = plan_training(train_source, tokenizer, config.data, training, config.model.merger)
         rows = training.accumulate * packer.room.rows
         print(
             f"packing: {training.batch_size * config.data.captions_per_image} captions of a batch lie in {rows} rows; "

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.records import Source
 from dualcap_jax.data.text import CaptionTokenizer
+from dualcap_jax.models.mergers import MergerConfig
 from dualcap_jax.training.config import TrainingConfig
 from dualcap_jax.training.objectives import Batch
 
@@ -129,7 +130,7 @@ class Packer:
 
 
 def plan_training(
-    source: Source, tokenizer: CaptionTokenizer, data: DataConfig, training: TrainingConfig, apart: bool
+    source: Source, tokenizer: CaptionTokenizer, data: DataConfig, training: TrainingConfig, merger: MergerConfig
 ) -> tuple[Packer, float]:
     """A packer for batches of training, and the share of its places that captions fill, by a sample of them."""
     rng, captions = np.random.default_rng(training.seed), data.captions_per_image
@@ -140,17 +141,17 @@ def plan_training(
         chosen = (of_images[image] for image in rng.integers(len(of_images), size=training.batch_size))
         return _stack([rng.permutation(lengths)[:captions] for lengths in chosen], captions, training, data)
 
-    return _plan([draw() for _ in range(DRAWS)], data, training, apart, training.accumulate)
+    return _plan([draw() for _ in range(DRAWS)], data, training, merger, training.accumulate)
 
 
 def plan_validation(
-    source: Source, tokenizer: CaptionTokenizer, data: DataConfig, training: TrainingConfig, apart: bool
+    source: Source, tokenizer: CaptionTokenizer, data: DataConfig, training: TrainingConfig, merger: MergerConfig
 ) -> Packer:
     """A packer for the batches of validation, whose images come with all their captions, in order."""
     size, captions = training.batch_size, int(source.caption_counts.max())
     of_images = [_lengths(source, tokenizer, data, image) for image in range(min(len(source), SAMPLE))]
     chunks = [of_images[start : start + size] for start in range(0, len(of_images), size)]
-    return _plan([_stack(chunk, captions, training, data) for chunk in chunks], data, training, apart)[0]
+    return _plan([_stack(chunk, captions, training, data) for chunk in chunks], data, training, merger)[0]
 
 
 def _lengths(source: Source, tokenizer: CaptionTokenizer, data: DataConfig, image: int) -> list[int]:
@@ -167,10 +168,10 @@ def _stack(
 
 
 def _plan(
-    batches: Sequence[Lengths], data: DataConfig, training: TrainingConfig, apart: bool, parts: int = 1
+    batches: Sequence[Lengths], data: DataConfig, training: TrainingConfig, merger: MergerConfig, parts: int = 1
 ) -> tuple[Packer, float]:
     room, filled = room_for(batches, data.max_length - 1, parts)
-    return Packer(room, parts, training.loss == "all_positions", apart), filled
+    return Packer(room, parts, training.loss == "all_positions", not merger.is_pointwise), filled
 
 
 def places_of(mask: Bool[np.ndarray, "images captions length"], whole: bool = False) -> Lengths:
