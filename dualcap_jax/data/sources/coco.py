@@ -53,7 +53,7 @@ def read_coco(annotations: File, places: Sequence[Place], faults: Faults) -> lis
             faults.report("malformed image", f"{where}: needs 'id', a whole number from 0, and 'file_name'")
         elif image_id in entries or image_id in rejected:
             faults.report("duplicate id", f"{where}: image id {image_id} was given before")
-        elif (found := look_up(places, filename)).file is None:
+        elif (found := look_up((place, filename) for place in places)).file is None:
             rejected.add(image_id)
             faults.report("missing image", f"{where}: image '{filename}' {found.trouble}")
         else:
