@@ -20,11 +20,11 @@ from dualcap_jax.data.sources.entries import (
     split_of_file,
 )
 from dualcap_jax.data.sources.places import FLICKR, find_places
-from dualcap_jax.data.sources.texts import read_json
+from dualcap_jax.data.sources.texts import read_json, read_start
 
 NAME = "*_{train,val,test}.json with lists of images (LAVIS, BLIP)"
 MEND = "Put a list of the images of '{split}' beside the others, named like them"
-BEGINNING = re.compile(rb'(?:\xef\xbb\xbf)?\s*\[\s*\{(?=[^}]*"image"\s*:)(?=[^}]*"caption"\s*:)')
+BEGINNING = re.compile(r'\s*\[\s*\{(?=[^}]*"image"\s*:)(?=[^}]*"caption"\s*:)')
 
 
 def is_in(root: Path) -> bool:
@@ -54,8 +54,7 @@ def _lists(root: Path) -> list[Path]:
 
 
 def _is_list(path: Path) -> bool:
-    with path.open("rb") as file:
-        return BEGINNING.match(file.read(1 << 16)) is not None
+    return BEGINNING.match(read_start(path)) is not None
 
 
 def _lines(path: Path, several: bool, faults: Faults) -> Iterator[Line]:

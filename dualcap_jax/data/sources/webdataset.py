@@ -69,7 +69,8 @@ def _lines(root: Path, images: dict[str, Member], faults: Faults) -> Iterator[Li
 
 def _captions(text: Member, faults: Faults) -> list[object]:
     if not text.name.lower().endswith(".json"):
-        return [line for _, line in read_lines(text, faults) if line.strip()]
+        lines = read_lines(text, faults, name=f"{text.archive.name}/{text.inner}")
+        return [line for _, line in lines if line.strip()]
     try:
         row = read_json(text)
     except DataError as error:
