@@ -52,7 +52,7 @@ def has_columns(path: Path, image: str, captions: Sequence[str]) -> bool:
         return False
 
 
-def read_csv(path: Path, image: str, captions: Sequence[str], faults: Faults) -> Iterator[Line]:
+def read_csv(path: Path, image: str, captions: Sequence[str], faults: Faults, name: str = "") -> Iterator[Line]:
     """The rows of a table, whose columns are parted by commas, semicolons, tabs or bars.
 
     Args:
@@ -60,11 +60,13 @@ def read_csv(path: Path, image: str, captions: Sequence[str], faults: Faults) ->
         image: the column that names images.
         captions: what the column of captions may be called.
         faults: what to do about a row that is broken.
+        name: of the file, for messages, where it needs its folder.
 
     Raises:
         DataError: it is no such table.
     """
-    lines = _Lines([line for _, line in read_lines(path, faults, end="\n")])
+    name = name or path.name
+    lines = _Lines([line for _, line in read_lines(path, faults, end="\n", name=name)])
     header = _read_header(path, lines, image, captions)
     columns, separator = header.columns, header.separator
     rows = csv.reader(lines, delimiter=separator)
@@ -77,7 +79,7 @@ def read_csv(path: Path, image: str, captions: Sequence[str], faults: Faults) ->
             values = next(rows)
         except csv.Error as error:
             broken = str(error)
-        where = f"{path.name}:{first + 1}"
+        where = f"{name}:{first + 1}"
         swallowed = lines.lines[first + 1 : lines.read]
         if row := next(filter(None, (_image_of(line, header, path.parent) for line in swallowed)), None):
             rows, lines.read = csv.reader(lines, delimiter=separator), first + 1

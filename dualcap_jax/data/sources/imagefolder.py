@@ -43,13 +43,12 @@ def _files(root: Path) -> list[Path]:
 
 
 def _lines(root: Path, path: Path, faults: Faults) -> Iterator[Line]:
-    folder = path.parent.relative_to(root).as_posix()
+    folder, name = path.parent.relative_to(root).as_posix(), path.relative_to(root).as_posix()
     if path.suffix == ".csv":
-        rows = read_csv(path, "file_name", CAPTIONS, faults)
+        rows = read_csv(path, "file_name", CAPTIONS, faults, name)
     else:
-        rows = read_jsonl(path, "file_name", CAPTIONS, faults)
+        rows = read_jsonl(path, "file_name", CAPTIONS, faults, name)
     for where, image, captions, split in rows:
         image = posixpath.join(folder, image) if folder != "." else image
         first = image.replace("\\", "/").removeprefix("./").split("/")[0]
-        place = where if folder == "." else f"{folder}/{where}"
-        yield place, image, captions, split or split_of_folder(first)
+        yield where, image, captions, split or split_of_folder(first)

@@ -46,7 +46,8 @@ def read_lines(file: File, faults: Faults, end: str = "", name: str = "") -> lis
             if not line:
                 faults.report("malformed line", f"{name}:{number}: not UTF-8 ({error}); save the file as UTF-8")
         lines.append((number, line.replace("\r", " ") + end))
-    if western:
+    if western and "cp1252" not in faults.remarked:
+        faults.remarked.add("cp1252")
         message = f"{name}: not UTF-8 in {western} lines, which are read as Windows' cp1252; save it as UTF-8"
         warnings.warn(message, DataWarning, stacklevel=2)
     return lines

@@ -551,6 +551,7 @@ def test_a_column_that_is_there_twice_is_told(tmp_path):
         open_skipping(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:.*cp1252")
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_for_a_captions_file_give_a_data_error(tmp_path_factory, content):
     root = tmp_path_factory.mktemp("arbitrary")
