@@ -69,6 +69,8 @@ LAYOUTS: tuple[Layout, ...] = (
     sidecar,
 )
 """In order: a directory that fits several is read as the first of them."""
+KARPATHYS = (karpathy, lavis)
+"""Of which COCO is in Karpathy's division."""
 ALONE = LAYOUTS[:3]
 """Of which there must be only one: the file of one may be an older copy of the other's."""
 
@@ -92,13 +94,13 @@ def open_source(config: DataConfig, split: str) -> Source:
         return ScenesSource(config, split)
     root, faults = Path(config.root), Faults(config.on_error)
     if prepared := find_prepared(root):
-        if other := _layout(root):
+        if other := layout_of(root):
             raise DataError(f"data.root='{root}' holds {other.NAME} and a prepared set: name that one, '{prepared}'")
         return open_prepared(prepared, config, split, faults)
     entries, available = read_entries(config, split, faults)
     if entries:
         return EntriesSource(entries, config.transform, faults)
-    if split not in available and available and (layout := _layout(root)):
+    if split not in available and available and (layout := layout_of(root)):
         there = f"data.root='{root}' has no split '{split}'; it has {', '.join(available)}"
         raise DataError(f"{there}. {_mend(config, split, layout)}")
     raise DataError(f"data.root='{root}' has no usable record for '{split}': {faults.summary()}")
@@ -135,14 +137,14 @@ def read_entries(config: DataConfig, split: str, faults: Faults) -> tuple[list[E
 def _read_entries(root: Path, config: DataConfig, split: str, faults: Faults) -> tuple[list[Entry], list[str]]:
     if not root.is_dir():
         raise DataError(f"data.root='{root}' is not a directory")
-    layout = _layout(root)
+    layout = layout_of(root)
     if layout is None:
         sought = ", no ".join(layout.NAME for layout in LAYOUTS)
         raise DataError(f"data.root='{root}' holds no {sought} and no prepared set")
     return layout.read_split(config, split, faults)
 
 
-def _layout(root: Path) -> Layout | None:
+def layout_of(root: Path) -> Layout | None:
     """The layout of a directory, if it has any.
 
     Raises:

@@ -47,9 +47,10 @@ def has_columns(path: Path, image: str, captions: Sequence[str]) -> bool:
     """Whether a file is a table with a column for images and one of those for captions."""
     lines = _Lines([line for _, line in read_lines(path, Faults("skip"), end="\n")])
     try:
-        return _read_header(path, lines, image, captions) is not None
+        _read_header(path, lines, image, captions)
     except DataError:
         return False
+    return True
 
 
 def read_csv(path: Path, image: str, captions: Sequence[str], faults: Faults, name: str = "") -> Iterator[Line]:
@@ -128,8 +129,8 @@ def _read_header(path: Path, lines: _Lines, image: str, captions: Sequence[str])
                 raise DataError(f"{path}: has the column '{twice[0]}' twice; write each caption in a row of its own")
             split = folded.index("split") if "split" in folded else None
             return _Header(separator, row, folded.index(image), folded.index(caption), split)
-    wanted = f"'{image}' and '{captions[0]}'"
-    raise DataError(f"{path}: needs columns {wanted}, separated by commas, in its first line; has {columns}")
+    wanted = f"columns '{image}' and '{captions[0]}', separated by commas, in its first line"
+    raise DataError(f"{path}: needs {wanted}; has {columns}")
 
 
 def _without_empty_end(values: list[str], least: int) -> list[str]:

@@ -54,6 +54,8 @@ def _lists(root: Path) -> list[Path]:
 
 
 def _is_list(path: Path) -> bool:
+    if not path.is_file():
+        return False
     return BEGINNING.match(read_start(path)) is not None
 
 
