@@ -3,6 +3,7 @@
 COCO's images may be 2014's, as the file names them, or 2017's, whose names are their numbers.
 """
 
+import posixpath
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def read_karpathy(file: File, candidates: Candidates, faults: Faults) -> dict[st
             faults.report("missing image", f"{where}: image '{found.name}' {found.trouble}")
         else:
             seen.add(image_id)
-            entry = Entry(image_id, Path(found.name).name, found.file)
+            entry = Entry(image_id, posixpath.basename(found.name), found.file)
             for number, sentence in enumerate(sentences):
                 caption_id = get(sentence, "sentid")
                 number = caption_id if is_id(caption_id) else number

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from dualcap_jax import scoring
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.records import DataError
 from dualcap_jax.data.sources import refuse_shared_images
@@ -168,6 +169,17 @@ def test_images_trained_on_under_2017s_names_are_not_scored_under_2014s(tmp_path
         refuse_trained_on(DataConfig(root=str(ours)), DataConfig(root=str(theirs)), "test")
     refuse_trained_on(DataConfig(root=str(ours)), DataConfig(root=str(theirs)), "validation")
     refuse_shared_images(opened(theirs), opened(theirs, "test"), "test")
+
+
+@pytest.mark.parametrize("layout", ["dataset_coco.json", "coco_karpathy_test.json"])
+def test_reports_name_karpathys_splits(tmp_path, monkeypatch, layout):
+    sizes = {"karpathy": {"train": 2, "restval": 1, "val": 1, "test": 1}, "2017": {"train": 3, "validation": 1}}
+    monkeypatch.setattr(scoring, "PUBLISHED", sizes)
+    name = own_names(karpathy())[3]
+    content = karpathy() if layout == "dataset_coco.json" else [{"image": f"val2014/{name}", "caption": "x"}]
+    write(tmp_path, {layout: content, f"val2014/{name}": jpeg()})
+    source = opened(tmp_path, "test", on_error="skip")
+    assert scoring.describe(source, DataConfig(root=str(tmp_path)), "test") == "COCO, Karpathy test split"
 
 
 # -- LAVIS' and BLIP's
