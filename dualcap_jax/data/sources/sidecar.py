@@ -14,7 +14,7 @@ from dualcap_jax.data.records import Faults
 from dualcap_jax.data.sources.entries import Entry, Line, among, split_of, split_of_folder
 from dualcap_jax.data.sources.texts import read_lines
 
-NAME = "a .txt or .caption beside each image"
+NAME = ".txt or .caption beside the images"
 MEND = "Put some of its images, with their texts, into the folder {split}/"
 ENDINGS = (".txt", ".caption")
 DEPTH = 3
