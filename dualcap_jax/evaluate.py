@@ -16,13 +16,14 @@ from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.reading import ReadingConfig, part
 from dualcap_jax.data.records import DataError, Source
 from dualcap_jax.data.sources import fitting, open_source, refuse_shared_images
+from dualcap_jax.data.sources.entries import coco_number
 from dualcap_jax.decoding.config import DecodingConfig
 from dualcap_jax.errors import ConfigError
 from dualcap_jax.evaluation.config import EvaluationConfig
 from dualcap_jax.evaluation.metrics.score import check_metrics
 from dualcap_jax.evaluation.reports.text import scores_table
 from dualcap_jax.evaluation.reports.values import Evaluation
-from dualcap_jax.scoring import COCO_NAME, describe, evaluate, read_captions, report, root_name, score
+from dualcap_jax.scoring import describe, evaluate, read_captions, report, root_name, score
 from dualcap_jax.training.checkpoints import Which
 
 EMPTY = re.compile(r"^\s*$")
@@ -75,7 +76,7 @@ def refuse_trained_on(trained_on: DataConfig, data: DataConfig, split: str) -> N
 def is_of_coco(source: Source) -> bool:
     """Whether the images have COCO's names and ids, which are those of its files."""
     records = map(source.__getitem__, range(len(source)))
-    return all(COCO_NAME.fullmatch(each.filename) and int(each.filename[:12]) == each.image_id for each in records)
+    return all(coco_number(each.filename) == each.image_id for each in records)
 
 
 def data_of(config: ExperimentConfig, arguments: Arguments) -> DataConfig:

@@ -26,7 +26,8 @@ from dualcap_jax.data.pipeline import eval_batches
 from dualcap_jax.data.prepared.reader import PARTS, PUBLISHED, find_prepared
 from dualcap_jax.data.records import DataError, Record, Source
 from dualcap_jax.data.scenes.grading import accuracies
-from dualcap_jax.data.sources import open_source
+from dualcap_jax.data.sources import KARPATHYS, layout_of, open_source
+from dualcap_jax.data.sources.entries import coco_number
 from dualcap_jax.data.sources.scenes import ScenesSource
 from dualcap_jax.data.transform import ImageTransform
 from dualcap_jax.decoding.config import DecodingConfig
@@ -43,8 +44,8 @@ from dualcap_jax.training.logs import read_json_lines
 from dualcap_jax.training.objectives.cross_entropy import mean_losses
 from dualcap_jax.training.run import owned
 
-COCO_NAME = re.compile(r"\d{12}\.jpg")
-"""Of COCO 2017's images."""
+COCO_2017 = re.compile(r"\d{12}\.jpg")
+"""Names of its images."""
 
 Encoded = dict[int, Image]
 """What the network made of images, by image id; each leaf [1, ...]."""
@@ -375,9 +376,10 @@ def describe(source: Source, data: DataConfig, split: str) -> str:
     if not data.root:
         return "drawn scenes"
     prepared = find_prepared(Path(data.root))
-    karpathy = prepared is not None and "karpathy" in prepared.parts
+    karpathy = "karpathy" in prepared.parts if prepared else layout_of(Path(data.root)) in KARPATHYS
     sizes = PUBLISHED["karpathy" if karpathy else "2017"]
     parts = [part for part in PARTS[split] if part in sizes]
-    if len(source) != sum(sizes[part] for part in parts) or not all(map(COCO_NAME.fullmatch, source.filenames)):
+    named = coco_number if karpathy else COCO_2017.fullmatch
+    if len(source) != sum(sizes[part] for part in parts) or None in map(named, source.filenames):
         return data.root
     return f"COCO, Karpathy {split} split" if karpathy else f"COCO {'val' if split == 'validation' else split}2017"

@@ -17,7 +17,7 @@ ZIP_HEADER = struct.Struct("<4s22x2H")
 """What precedes a file in a zip: its mark, and the lengths of the two fields that come between."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member:
     """A file in an archive. It holds no open file, so that threads and processes can share it."""
 
@@ -141,11 +141,16 @@ def _members(archive: Path, written: int, size: int) -> dict[str, Member]:
     return {each.inner: each for each in kept}
 
 
+def _inner(name: str) -> str:
+    """A path in an archive as we write it; some programs of Windows write it with backslashes."""
+    return posixpath.normpath(name.replace("\\", "/"))
+
+
 def _in_zip(archive: Path) -> list[Member]:
     try:
         with zipfile.ZipFile(archive) as opened:
             return [
-                Member(archive, i.filename, i.header_offset, i.compress_size, i.compress_type, i.CRC)
+                Member(archive, _inner(i.filename), i.header_offset, i.compress_size, i.compress_type, i.CRC)
                 for i in opened.infolist()
                 if not i.is_dir()
             ]
@@ -156,7 +161,7 @@ def _in_zip(archive: Path) -> list[Member]:
 def _in_tar(archive: Path) -> list[Member]:
     try:
         with tarfile.open(archive, "r:") as opened:
-            return [Member(archive, posixpath.normpath(i.name), i.offset_data, i.size) for i in opened if i.isreg()]
+            return [Member(archive, _inner(i.name), i.offset_data, i.size) for i in opened if i.isreg()]
     except tarfile.TarError as error:
         raise DataError(f"{archive}: no tar, compressed, or incomplete ({error}); unpack it or make it anew") from None
 

@@ -42,8 +42,8 @@ class DataConfig(ReadingConfig):
     """Which images and captions, and how they reach the model."""
 
     root: str = ""
-    """Directory of the images and captions: a COCO layout, a folder with captions.jsonl or captions.csv, or a
-    prepared set. Empty: the embedded scenes."""
+    """Directory of the images and captions: captions.jsonl or captions.csv beside the images, COCO, Flickr8k,
+    Flickr30k, a text beside each image, or another layout of docs/data.md. Empty: the embedded scenes."""
     image_size: int = 64
     """Side in pixels of the square image that the encoder reads."""
     resize: int | None = None
@@ -65,9 +65,9 @@ class DataConfig(ReadingConfig):
     vocab_size: int = 512
     """Tokens in the vocabulary that is trained on the captions; unused where a tokenizer is given."""
     validation_fraction: float = 0.1
-    """Share of the images kept for validation where captions.jsonl or captions.csv names no splits."""
+    """Share of the images kept for validation where the set names no splits."""
     split_seed: int = 0
-    """Seed that chooses which images are kept for validation where the captions file names no splits."""
+    """Seed that chooses which images are kept for validation where the set names no splits."""
     read_threads: int = 2
     """Threads that read and decode images, in each process. 0: the training thread reads them itself."""
     workers: int = 0

@@ -11,7 +11,8 @@ import numpy as np
 from dualcap_jax.data.folders import read_file
 from dualcap_jax.data.reading import ReadingConfig
 from dualcap_jax.data.records import DataError, Faults
-from dualcap_jax.data.sources import captions_csv, fitting, open_source
+from dualcap_jax.data.sources import fitting, open_source
+from dualcap_jax.data.sources.csv_rows import read_csv
 from dualcap_jax.data.sources.entries import SPLIT_NAMES, get
 from dualcap_jax.data.text import normalize_caption
 
@@ -124,7 +125,7 @@ def _read_json_lines(path: Path, faults: Faults) -> Texts:
 
 def _read_csv(path: Path, faults: Faults) -> Texts:
     """Columns image and caption, and perhaps split."""
-    rows = captions_csv.lines_of(path, faults)
+    rows = read_csv(path, "image", ("caption",), faults)
     return _grouped(
         ((where, {"image": image, "captions": captions, "split": split}) for where, image, captions, split in rows),
         faults,

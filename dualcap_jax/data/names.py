@@ -4,7 +4,7 @@ import os
 import posixpath
 import stat
 import unicodedata
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -28,21 +28,22 @@ class Found:
     """What keeps it from being read, in words that follow its name."""
 
 
-def look_up(places: Sequence[Place], *names: str) -> Found:
+def look_up(candidates: Iterable[tuple[Place, str]]) -> Found:
     """Look for a file without opening it.
 
     A file whose name differs only in upper and lower case, in how Unicode composes its letters, or by "\\" for "/" is
     taken, if it is the only one.
 
     Args:
-        places: that the names are relative to, in order of preference.
-        names: that it may have, in order of preference.
+        candidates: where it may lie, with its name there, in order of preference; at least one.
     """
-    tried = [(place, name) for name in names for place in places]
-    seen = [found for place, name in tried if (found := _look(place, name)) is not None]
-    if seen:
-        return next((found for found in seen if found.file is not None), seen[0])
-    hints = []
+    tried, refused, hints = list(candidates), None, []
+    for place, name in tried:
+        if (found := _look(place, name)) is not None and found.file is not None:
+            return found
+        refused = refused or found
+    if refused is not None:
+        return refused
     for place, name in tried:
         alike = _alike(place, name)
         if len(alike) == 1 and (found := _look(place, alike[0])) is not None:
@@ -52,8 +53,14 @@ def look_up(places: Sequence[Place], *names: str) -> Found:
             hints.append(f"; there are {there}, which look alike: write the file's own name")
         elif hint := _hint(place, name):
             hints.append(f"; there is '{hint}', which looks alike: write the file's own name")
-    looked = ", ".join(dict.fromkeys(map(str, places)))
-    return Found(names[0], None, names[0], f"does not exist (looked under {looked}{hints[0] if hints else ''})")
+    looked = ", ".join(dict.fromkeys(str(place) for place, _ in tried))
+    name = tried[0][1]
+    return Found(name, None, name, f"does not exist (looked under {looked}{hints[0] if hints else ''})")
+
+
+def fold(name: str) -> str:
+    """What is equal for names that read the same, but for case, composition and slashes."""
+    return "/".join(map(_fold, _parts(name)))
 
 
 def irregular(mode: int) -> str:

@@ -38,6 +38,8 @@ class Faults:
     def __init__(self, on_error: Literal["raise", "skip"] = "raise"):
         """`on_error` as `DataConfig.on_error`."""
         self.on_error = on_error
+        self.remarked: set[str] = set()
+        """Kinds of what was read otherwise than it stands there, each to be warned of once."""
         self.skipped: dict[str, str] = {}  # message -> kind; a fault met again in a later epoch counts once
 
     def report(self, kind: str, message: str) -> None:

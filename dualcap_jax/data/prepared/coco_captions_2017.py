@@ -1,17 +1,17 @@
 """COCO 2017's captions as a tensorflow-datasets builder, from the files that cocodataset.org gives out."""
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from dualcap_jax.data.archives import ArchiveFolder, File, Place, file_in
-from dualcap_jax.data.prepared.reader import PUBLISHED
 from dualcap_jax.data.prepared.writer import CaptionsBuilder, CaptionsConfig
-from dualcap_jax.data.records import DataError, Faults
+from dualcap_jax.data.records import DataError
 from dualcap_jax.data.sources.coco import read_coco
-from dualcap_jax.data.sources.entries import Entry, with_captions
-from dualcap_jax.data.text import normalize_caption
+from dualcap_jax.data.sources.entries import Entry, is_id
+from dualcap_jax.data.sources.karpathy import read_karpathy
 
 ADDRESSES = {
     "annotations_trainval2017.zip": "http://images.cocodataset.org/annotations/annotations_trainval2017.zip",
@@ -45,7 +45,8 @@ class CocoCaptions2017(CaptionsBuilder):
         """Images and captions out of the directory that the downloads lie in, zipped or not."""
         images = {name: find_folder(source, name, f"{name}.zip") for name in ("train2017", "val2017")}
         if self.builder_config.division == "karpathy":
-            return read_karpathy(find_file(source, "dataset_coco.json", "caption_datasets.zip"), images, self.faults)
+            file = find_file(source, "dataset_coco.json", "caption_datasets.zip")
+            return read_karpathy(file, partial(_candidates, list(images.values())), self.faults)
         splits = zip(("train", "validation"), images.items(), strict=True)
         archive = "annotations_trainval2017.zip"
         return {
@@ -88,34 +89,7 @@ def _archive(source: Path, name: str, archive: str) -> Path:
     return source / archive
 
 
-def read_karpathy(path: File, images: dict[str, Place], faults: Faults) -> dict[str, list[Entry]]:
-    """Karpathy's division, over the images of COCO 2017.
-
-    Raises:
-        DataError: no such JSON, or an image in two splits; other faults as `faults` has it.
-    """
-    splits: dict[str, list[Entry]] = {split: [] for split in PUBLISHED["karpathy"]}
-    seen: set[int] = set()
-    try:
-        for image in json.loads(path.read_bytes())["images"]:
-            image_id, split = int(image["cocoid"]), image["split"]
-            if image_id in seen:
-                raise DataError(f"{path}: image {image_id} is listed twice")
-            seen.add(image_id)
-            filename = f"{image_id:012d}.jpg"
-            there = [file for place in images.values() if (file := file_in(place, filename))]
-            if not there:
-                faults.report("missing image", f"{path}: image '{filename}' is neither in {' nor in '.join(images)}")
-                continue
-            entry = Entry(image_id, filename, there[0])
-            for sentence in image["sentences"]:
-                if text := normalize_caption(sentence["raw"]):
-                    entry.captions.append(text)
-                    entry.caption_ids.append(int(sentence["sentid"]))
-            splits[split].append(entry)
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: not Karpathy's dataset_coco.json ({type(error).__name__}: {error})") from None
-    usable = {split: with_captions(entries, str(path), faults) for split, entries in splits.items()}
-    return {split: entries for split, entries in usable.items() if entries}
+def _candidates(places: list[Place], row: Mapping[str, Any]) -> list[tuple[Place, str]]:
+    """Where the image of COCO 2017 may lie that Karpathy's file describes so."""
+    number = row.get("cocoid")
+    return [(place, f"{number:012d}.jpg") for place in places] if is_id(number) else []

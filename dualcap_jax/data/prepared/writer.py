@@ -201,7 +201,7 @@ class FolderCaptions(CaptionsBuilder):
     """Any set that `open_source` reads, prepared."""
 
     name = "folder_captions"
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "A COCO layout, or a folder with captions.jsonl or captions.csv."
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "Any layout of docs/data.md."
     builder_config: FolderConfig
 
     def entries(self, source: Path) -> dict[str, list[Entry]]:

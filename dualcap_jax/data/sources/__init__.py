@@ -14,8 +14,20 @@ from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.prepared.reader import find_prepared, open_prepared, read_metadata, stored_transform
 from dualcap_jax.data.reading import ReadingConfig
 from dualcap_jax.data.records import DataError, Faults, Source
-from dualcap_jax.data.sources import captions_csv, captions_jsonl, coco, flickr8k
-from dualcap_jax.data.sources.entries import EntriesSource, Entry
+from dualcap_jax.data.sources import (
+    captions_csv,
+    captions_jsonl,
+    captions_txt,
+    coco,
+    flickr8k,
+    flickr30k,
+    imagefolder,
+    karpathy,
+    lavis,
+    sidecar,
+    webdataset,
+)
+from dualcap_jax.data.sources.entries import EntriesSource, Entry, coco_number
 from dualcap_jax.data.sources.scenes import ScenesSource
 
 
@@ -43,18 +55,32 @@ class Layout(Protocol):
         """
 
 
-LAYOUTS: tuple[Layout, ...] = (captions_jsonl, captions_csv, coco, flickr8k)
+LAYOUTS: tuple[Layout, ...] = (
+    coco,
+    captions_jsonl,
+    captions_csv,
+    karpathy,
+    lavis,
+    flickr8k,
+    captions_txt,
+    flickr30k,
+    imagefolder,
+    webdataset,
+    sidecar,
+)
 """In order: a directory that fits several is read as the first of them."""
-OWN = captions_jsonl, captions_csv
-"""Of which there must be only one, since either may be a copy of the other that was left behind."""
+KARPATHYS = (karpathy, lavis)
+"""Of which COCO is in Karpathy's division."""
+ALONE = LAYOUTS[:3]
+"""Of which there must be only one: the file of one may be an older copy of the other's."""
 
 
 def open_source(config: DataConfig, split: str) -> Source:
     """Open one split of the configured set.
 
     Args:
-        config: `root` empty for the embedded scenes; else a directory with annotations/captions_*.json (COCO),
-            or captions.jsonl, or captions.csv, or what scripts/prepare_coco.py made of one of them.
+        config: `root` empty for the embedded scenes; else a directory of one of `LAYOUTS`, or what
+            scripts/prepare_coco.py made of one of them.
         split: "train", "validation" or "test".
 
     Returns:
@@ -68,17 +94,15 @@ def open_source(config: DataConfig, split: str) -> Source:
         return ScenesSource(config, split)
     root, faults = Path(config.root), Faults(config.on_error)
     if prepared := find_prepared(root):
-        if others := _layouts(root):
-            raise DataError(
-                f"data.root='{root}' holds {others[0].NAME} and a prepared set: name that one, '{prepared}'"
-            )
+        if other := layout_of(root):
+            raise DataError(f"data.root='{root}' holds {other.NAME} and a prepared set: name that one, '{prepared}'")
         return open_prepared(prepared, config, split, faults)
     entries, available = read_entries(config, split, faults)
     if entries:
         return EntriesSource(entries, config.transform, faults)
-    if split not in available and available:
+    if split not in available and available and (layout := layout_of(root)):
         there = f"data.root='{root}' has no split '{split}'; it has {', '.join(available)}"
-        raise DataError(f"{there}. {_mend(config, split, _layouts(root)[0])}")
+        raise DataError(f"{there}. {_mend(config, split, layout)}")
     raise DataError(f"data.root='{root}' has no usable record for '{split}': {faults.summary()}")
 
 
@@ -113,17 +137,22 @@ def read_entries(config: DataConfig, split: str, faults: Faults) -> tuple[list[E
 def _read_entries(root: Path, config: DataConfig, split: str, faults: Faults) -> tuple[list[Entry], list[str]]:
     if not root.is_dir():
         raise DataError(f"data.root='{root}' is not a directory")
-    found = _layouts(root)
-    if len(own := [layout for layout in found if layout in OWN]) > 1:
-        raise DataError(f"data.root='{root}' holds {' and '.join(layout.NAME for layout in own)}: keep one of them")
-    if not found:
+    layout = layout_of(root)
+    if layout is None:
         sought = ", no ".join(layout.NAME for layout in LAYOUTS)
         raise DataError(f"data.root='{root}' holds no {sought} and no prepared set")
-    return found[0].read_split(config, split, faults)
+    return layout.read_split(config, split, faults)
 
 
-def _layouts(root: Path) -> list[Layout]:
-    return [layout for layout in LAYOUTS if layout.is_in(root)]
+def layout_of(root: Path) -> Layout | None:
+    """The layout of a directory, if it has any.
+
+    Raises:
+        DataError: it has several that must be alone, or one that is not sound.
+    """
+    if len(found := [layout for layout in ALONE if layout.is_in(root)]) > 1:
+        raise DataError(f"data.root='{root}' holds {' and '.join(layout.NAME for layout in found)}: keep one of them")
+    return next((layout for layout in LAYOUTS if layout.is_in(root)), None)
 
 
 def fitting(root: str, reading: ReadingConfig | None = None) -> DataConfig:
@@ -157,12 +186,14 @@ def refuse_shared_images(train: Source, other: Source, split: str, compare: bool
         train: what was trained on.
         other: what is to be scored.
         split: its name.
-        compare: False where images of one name are one image, such as COCO's, whatever was done to them.
+        compare: False where images of one name are one image, whatever was done to them, as COCO's of one number are.
 
     Raises:
         DataError: one is in both.
     """
-    shared = set(train.filenames) & set(other.filenames)
+    same = str if compare else coco_number
+    trained_on = set(map(same, train.filenames))
+    shared = {name for name in other.filenames if same(name) in trained_on}
     if shared and compare:  # the same name in two folders need not be the same image
         images, others = _images(train, shared), _images(other, shared)
         shared = {name for name in shared if images[name] & others[name]}

@@ -1,8 +1,8 @@
 """COCO's layout: annotations/captions_NAME.json, with the images in NAME/."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dualcap_jax.data.archives import File, Place
 from dualcap_jax.data.config import DataConfig
@@ -10,6 +10,7 @@ from dualcap_jax.data.names import look_up
 from dualcap_jax.data.records import DataError, Faults
 from dualcap_jax.data.sources.entries import SPLIT_NAMES, Entry, add_caption, get, is_id, is_name, with_captions
 from dualcap_jax.data.sources.places import find_places
+from dualcap_jax.data.sources.texts import read_json
 
 NAME = "annotations/captions_{train,val}*.json (COCO)"
 MEND = "Put the annotations of '{split}' beside the others"
@@ -39,9 +40,11 @@ def read_coco(annotations: File, places: Sequence[Place], faults: Faults) -> lis
         DataError: no such JSON; other faults as `faults` has it.
     """
     try:
-        content = json.loads(annotations.read_bytes())
+        content: Any = read_json(annotations)
         images, rows = list(content["images"]), list(content["annotations"])
-    except (ValueError, KeyError, TypeError) as error:
+    except DataError as error:
+        raise DataError(f"{annotations}: not COCO captions ({error})") from None
+    except (KeyError, TypeError) as error:
         raise DataError(f"{annotations}: not COCO captions ({type(error).__name__}: {error})") from None
 
     entries: dict[int, Entry] = {}
@@ -53,7 +56,7 @@ def read_coco(annotations: File, places: Sequence[Place], faults: Faults) -> lis
             faults.report("malformed image", f"{where}: needs 'id', a whole number from 0, and 'file_name'")
         elif image_id in entries or image_id in rejected:
             faults.report("duplicate id", f"{where}: image id {image_id} was given before")
-        elif (found := look_up(places, filename)).file is None:
+        elif (found := look_up((place, filename) for place in places)).file is None:
             rejected.add(image_id)
             faults.report("missing image", f"{where}: image '{filename}' {found.trouble}")
         else:

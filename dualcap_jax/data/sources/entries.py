@@ -3,7 +3,8 @@
 import hashlib
 import itertools
 import posixpath
-from collections.abc import Hashable, Iterable, Sequence
+import re
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -13,7 +14,7 @@ from jaxtyping import Int
 
 from dualcap_jax.data.archives import File, Place
 from dualcap_jax.data.config import DataConfig
-from dualcap_jax.data.names import look_up
+from dualcap_jax.data.names import Found, look_up
 from dualcap_jax.data.records import Faults, Record
 from dualcap_jax.data.sources.texts import unescape
 from dualcap_jax.data.text import normalize_caption
@@ -22,6 +23,8 @@ from dualcap_jax.data.transform import ImageTransform
 SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 """The split that each name in a layout stands for."""
+SPLIT_WORDS = {**SPLIT_NAMES, "training": "train", "valid": "validation", "dev": "validation", "testing": "test"}
+"""The same for names of folders and files."""
 
 
 @dataclass
@@ -70,7 +73,7 @@ Line = tuple[str, str, list[object], str | None]
 
 
 def split_of(
-    lines: Iterable[Line], places: Sequence[Place], source: str, config: DataConfig, split: str, faults: Faults
+    lines: Iterable[Line], find: Callable[[str], Found], source: str, config: DataConfig, split: str, faults: Faults
 ) -> tuple[list[Entry], list[str]]:
     """The images of one split of a captions file, none where there is no such split; and the names of all splits.
 
@@ -81,7 +84,7 @@ def split_of(
 
     Args:
         lines: of the file.
-        places: where the images lie.
+        find: looks an image up by its name.
         source: the file's name, for messages.
         config: says how images are divided.
         split: that is wanted.
@@ -99,7 +102,7 @@ def split_of(
             continue
         named = SPLIT_NAMES[name] if name else None
         if written not in known:
-            found = look_up(places, posixpath.normpath(written))
+            found = find(posixpath.normpath(written))
             image = known[written] = names.setdefault(found.identity, found.name)
             if image not in entries:
                 splits[image] = named
@@ -121,6 +124,31 @@ def split_of(
     usable = with_captions((entry for image, entry in entries.items() if image not in rejected), source, faults)
     of_split = [entry for entry in usable if (splits[entry.filename] or "train") == split]
     return of_split, sorted({splits[entry.filename] or "train" for entry in usable})
+
+
+def among(places: Sequence[Place]) -> Callable[[str], Found]:
+    """How images are looked up that lie in one of these places."""
+    return lambda name: look_up((place, name) for place in places)
+
+
+def split_of_folder(name: str) -> str | None:
+    """The split that a folder is named after, as train/ or val2014/ are."""
+    return SPLIT_WORDS.get(name.lower().rstrip("0123456789"))
+
+
+def split_of_file(name: str) -> str | None:
+    """The one split that a file's name has in it, as coco_karpathy_val.json has."""
+    found = {SPLIT_WORDS[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLIT_WORDS}
+    return found.pop() if len(found) == 1 else None
+
+
+COCO_NUMBER = re.compile(r"(?:COCO_[a-z]+\d{4}_)?(\d{12})\.jpg")
+
+
+def coco_number(filename: str) -> int | None:
+    """The number of an image of COCO by its name, which is 2014's or 2017's; None for others."""
+    match = COCO_NUMBER.fullmatch(posixpath.basename(filename))
+    return int(match[1]) if match else None
 
 
 def get(row: object, key: str) -> Any:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from dualcap_jax.data.archives import File, Place
 from dualcap_jax.data.config import DataConfig
+from dualcap_jax.data.names import fold
 from dualcap_jax.data.records import DataError, Faults
-from dualcap_jax.data.sources.entries import Entry, Line, split_of
+from dualcap_jax.data.sources.entries import Entry, Line, among, split_of
 from dualcap_jax.data.sources.places import FLICKR, find_file, find_places
 from dualcap_jax.data.sources.texts import read_lines
 
@@ -36,7 +37,7 @@ def read_split(config: DataConfig, split: str, faults: Faults) -> tuple[list[Ent
     if file is None:
         raise DataError(f"{root}: holds none of {', '.join(TOKENS)}")
     places = [*find_places(root, *FLICKR), root]
-    return split_of(_lines(root, file, faults), places, file.name, config, split, faults)
+    return split_of(_lines(root, file, faults), among(places), file.name, config, split, faults)
 
 
 def _texts(root: Path) -> list[Place]:
@@ -45,29 +46,31 @@ def _texts(root: Path) -> list[Place]:
 
 def _lines(root: Path, file: File, faults: Faults) -> Iterator[Line]:
     """The captions of the images that some list names, or of all where there are no lists."""
-    listed: dict[str, tuple[str, str]] = {}  # image -> split, place in its list
+    listed: dict[str, tuple[str, str, str]] = {}  # by folded name: as it is written, split, place in its list
     for split, name in LISTS.items():
-        if found := find_file(_texts(root), name):
-            for number, line in read_lines(found, faults):
-                where = f"{name}:{number}"
-                if (image := line.strip()) and listed.setdefault(image, (split, where))[0] != split:
-                    message = f"image '{image}' is in {listed[image][1]} too; take it out of one of the lists"
-                    faults.report("contradictory split", f"{where}: {message}")
+        found = find_file(_texts(root), name)
+        for number, line in read_lines(found, faults) if found else []:
+            image, where = line.strip(), f"{name}:{number}"
+            if image and (before := listed.setdefault(fold(image), (image, split, where)))[1] != split:
+                message = f"image '{image}' is in {before[2]} too; take it out of one of the lists"
+                faults.report("contradictory split", f"{where}: {message}")
     seen = set()
     for number, line in read_lines(file, faults):
         where = f"{file.name}:{number}"
         match = LINE.fullmatch(line)
         if match is None:
             if line.strip():
-                faults.report("malformed line", f"{where}: is not NAME#NUMBER, a tab, and a caption in one line")
+                message = "is not NAME#NUMBER, a tab, and a caption; put it in a line of its own"
+                faults.report("malformed line", f"{where}: {message}")
             continue
         image, caption = match["image"].strip(), match["caption"]
-        if image in listed or not listed:
-            if image == WITHOUT_IMAGE:
-                faults.note("missing image", f"{where}: image '{image}' was published without its file")
-                continue
-            seen.add(image)
-            yield where, image, [caption], listed[image][0] if listed else None
-    for image, (split, where) in listed.items():
-        if image not in seen:
+        if listed and fold(image) not in listed:
+            continue
+        if image == WITHOUT_IMAGE:
+            faults.note("missing image", f"{where}: image '{image}' was published without its file")
+            continue
+        seen.add(fold(image))
+        yield where, image, [caption], listed[fold(image)][1] if listed else None
+    for folded, (image, split, where) in listed.items():
+        if folded not in seen:
             yield where, image, [], split

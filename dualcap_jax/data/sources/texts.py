@@ -5,6 +5,7 @@ import html
 import json
 import re
 import warnings
+from pathlib import Path
 
 from dualcap_jax.data.archives import File
 from dualcap_jax.data.records import DataError, Faults
@@ -19,7 +20,7 @@ _MARKS = "\u2019\u2018\xb4\xb7\u2013\u2014\u2026\xad"
 """What may stand between letters: apostrophes, dots, dashes."""
 
 
-def read_lines(file: File, faults: Faults, end: str = "") -> list[tuple[int, str]]:
+def read_lines(file: File, faults: Faults, end: str = "", name: str = "") -> list[tuple[int, str]]:
     """The lines of a text file with their numbers.
 
     UTF-8 is read, with a mark at its start or without; UTF-16 with its mark; and, with a warning, lines of Windows'
@@ -29,12 +30,13 @@ def read_lines(file: File, faults: Faults, end: str = "") -> list[tuple[int, str
         file: the text.
         faults: what to do about a line that can't be read; it is then left empty.
         end: is put after each line.
+        name: of the file, for messages, where it needs its folder.
 
     Raises:
         DataError: UTF-16 is broken.
         OSError: the file can't be read.
     """
-    lines, western = [], 0
+    lines, western, name = [], 0, name or file.name
     for number, raw in enumerate(_raw_lines(file), start=1):
         try:
             line = raw.decode()
@@ -42,10 +44,11 @@ def read_lines(file: File, faults: Faults, end: str = "") -> list[tuple[int, str
             line = _western(raw) or ""
             western += bool(line)
             if not line:
-                faults.report("malformed line", f"{file.name}:{number}: not UTF-8 ({error}); save the file as UTF-8")
-        lines.append((number, line + end))
-    if western:
-        message = f"{file.name}: {western} lines are not UTF-8, and are read as Windows' cp1252; save it as UTF-8"
+                faults.report("malformed line", f"{name}:{number}: not UTF-8 ({error}); save the file as UTF-8")
+        lines.append((number, line.replace("\r", " ") + end))
+    if western and "cp1252" not in faults.remarked:
+        faults.remarked.add("cp1252")
+        message = f"{name}: not UTF-8 in {western} lines, which are read as Windows' cp1252; save it as UTF-8"
         warnings.warn(message, DataWarning, stacklevel=2)
     return lines
 
@@ -53,6 +56,14 @@ def read_lines(file: File, faults: Faults, end: str = "") -> list[tuple[int, str
 def read_text(file: File, faults: Faults) -> str:
     """All of a text file; see `read_lines`."""
     return "\n".join(line for _, line in read_lines(file, faults))
+
+
+def read_start(path: Path) -> str:
+    """The first characters of a text file, some thousands, as far as they can be told."""
+    with path.open("rb") as file:
+        data = file.read(1 << 16)
+    encoding = "utf-16" if data.startswith(_UTF16) else "utf-8-sig"
+    return data.decode(encoding, "replace")
 
 
 def read_json(file: File) -> object:
@@ -67,7 +78,7 @@ def read_json(file: File) -> object:
     if faults.skipped:
         raise DataError(next(iter(faults.skipped)))
     try:
-        return json.loads(text)
+        return json.loads(text, strict=False)
     except json.JSONDecodeError as error:
         raise DataError(f"{file.name}:{error.lineno}: not JSON ({error.msg}); write the file anew") from None
     except (ValueError, RecursionError) as error:

@@ -6,8 +6,11 @@ from multiprocessing import get_context
 
 import pytest
 
+from dualcap_jax.data.prepared.writer import prepare
 from dualcap_jax.data.records import DataError
+from dualcap_jax.data.sources import open_source
 
+from ..prepared.sets import data_config, folder_builder, records
 from .sets import images, jpeg, opened, pack_zip, read, read_images, write
 
 NAMES = ("1_a.jpg", "2_b.jpg", "3_c.jpg", "4_d.jpg")
@@ -33,6 +36,8 @@ def write_images(root, how):
         pack_zip(root / "Flickr8k_Dataset.zip", {**images(*NAMES, folder="Flicker8k_Dataset/"), **NOTES})
     elif how == "deflated":
         pack_zip(root / "Flickr8k_Dataset.zip", images(*NAMES, folder="Flicker8k_Dataset/"), zipfile.ZIP_DEFLATED)
+    elif how == "backslashes":  # as some programs of Windows write them
+        pack_zip(root / "Flickr8k_Dataset.zip", images(*NAMES, folder="Flicker8k_Dataset\\"))
     else:
         write(root / how, images(*NAMES))
 
@@ -43,6 +48,7 @@ def write_images(root, how):
     [
         "stored",
         "deflated",
+        "backslashes",
         "Flicker8k_Dataset",
         "Flickr8k_Dataset/Flicker8k_Dataset",
         "Flickr8k_Dataset",
@@ -124,3 +130,11 @@ def test_a_damaged_zip_is_told_for_the_image_or_the_whole(tmp_path, change):
     if change == "cut":
         with pytest.raises(DataError, match=r"Flickr8k_Dataset.zip: broken or incomplete .* download it again"):
             opened(tmp_path)
+
+
+def test_a_set_in_zips_is_prepared_as_it_is_read(tmp_path):
+    write_texts(tmp_path, "zip")
+    write_images(tmp_path, "deflated")
+    prepare(folder_builder(tmp_path / "out"), tmp_path)
+    for split in ("train", "validation"):
+        assert records(open_source(data_config(tmp_path / "out"), split)) == records(opened(tmp_path, split))
