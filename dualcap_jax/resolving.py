@@ -81,4 +81,4 @@ def make_tokenizer(config: ExperimentConfig, source: Source) -> CaptionTokenizer
         return tokenizer
     if config.data.tokenizer:
         return load_tokenizer(config.data.tokenizer)
-    return train_tokenizer(iterate_captions(source), config.data.vocab_size)
+    return train_tokenizer(map(config.data.styled, iterate_captions(source)), config.data.vocab_size)

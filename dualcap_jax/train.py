@@ -179,14 +179,15 @@ def make_evaluate(
     return evaluate
 
 
-def cut_captions(source: Source, tokenizer: CaptionTokenizer, max_length: int) -> str:
+def cut_captions(source: Source, tokenizer: CaptionTokenizer, data: DataConfig) -> str:
     """A line that tells how many captions lose their end; empty where none does."""
-    longer, captions = tokenizer.count_longer(iterate_captions(source), max_length), int(source.caption_counts.sum())
+    longer = tokenizer.count_longer(map(data.styled, iterate_captions(source)), data.max_length)
     if not longer:
         return ""
+    captions = int(source.caption_counts.sum())
     return (
-        f"captions: {longer:,} of {captions:,} are longer than data.max_length={max_length} tokens and lose their end; "
-        "a larger --data.max-length keeps more\n"
+        f"captions: {longer:,} of {captions:,} are longer than data.max_length={data.max_length} tokens and lose their "
+        "end; a larger --data.max-length keeps more\n"
     )
 
 
@@ -249,7 +250,7 @@ def _train(
     note(workdir, tokenizer, index)
     save_json(config, workdir / "config.json")  # last: a directory that holds it is a run
 
-    told = "" if resumed else cut_captions(train_source, tokenizer, config.data.max_length)
+    told = "" if resumed else cut_captions(train_source, tokenizer, config.data)
     counts = parameter_counts(config.model)
     print(f"run directory: {workdir}{' (resuming)' if resumed else ''}")
     print(f"data: {len(train_source)} images to train on, {len(validation_source)} to validate on")

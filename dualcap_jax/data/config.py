@@ -56,6 +56,9 @@ class DataConfig(ReadingConfig):
     did. Images are never flipped: captions tell left from right."""
     max_length: int = 30
     """Most tokens of a caption, both framing tokens included; a longer caption loses its end. The original's: 36."""
+    plain: bool = False
+    """Learn captions in lower case and without the full stop at their end, as COCO's metrics compare them: fewer tokens
+    to learn from few captions."""
     captions_per_image: int = 1
     """Captions in a training example. 1: an example is one (image, caption) pair. More: an example is an image,
     encoded once, with so many of its captions, drawn anew each epoch."""
@@ -98,6 +101,10 @@ class DataConfig(ReadingConfig):
         for name in ("read_threads", "workers"):
             value = getattr(self, name)
             require(value >= 0, f"data.{name}", value, "must be at least 0")
+
+    def styled(self, caption: str) -> str:
+        """A caption as it is learnt."""
+        return caption.strip().removesuffix(".").rstrip().lower() if self.plain else caption
 
     @property
     def transform(self) -> ImageTransform:

@@ -225,7 +225,7 @@ def _make_example(
             seen = {"image": _square(source, record, config.crop_scale if augment is not None else 1, augment)}
     except (ImageError, OSError) as error:
         return UnreadableImage(record.image_id, _told(record, error))
-    ids = [tokenizer.encode(record.captions[i], config.max_length) for i in caption_indices]
+    ids = [tokenizer.encode(config.styled(record.captions[i]), config.max_length) for i in caption_indices]
     tokens, mask = pad_tokens(ids, width, config.max_length)
     return {**seen, "tokens": tokens, "mask": mask, "image_id": np.array(record.image_id, np.int64)}
 

@@ -155,7 +155,8 @@ def plan_validation(
 
 
 def _lengths(source: Source, tokenizer: CaptionTokenizer, data: DataConfig, image: int) -> list[int]:
-    return [len(tokenizer.encode(caption, data.max_length)) - 1 for caption in source[image].captions]
+    captions = map(data.styled, source[image].captions)
+    return [len(tokenizer.encode(caption, data.max_length)) - 1 for caption in captions]
 
 
 def _stack(

@@ -110,8 +110,7 @@ class Attention(nnx.Module):
     def __call__(self, image: Sight, hidden: Hidden, state: MergerState, positions: Positions) -> Merged:
         """See `Merger`."""
         for number, (ask, keys, values) in enumerate(zip(self.rounds, image.keys, image.values, strict=True)):
-            key = None if positions.key is None else jax.random.fold_in(positions.key, number)
-            hidden += ask(hidden, keys, values, key)
+            hidden += ask(hidden, keys, values, positions.numbered(3 + number).key)
         return self.mlp(image.vector, hidden, state, positions)
 
     def weights(self, image: Sight, hidden: Hidden) -> Float[Array, "batch captions length places"]:

@@ -1,7 +1,7 @@
 """What all mergers have: their configuration, the protocol, and the layers they are made of."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
@@ -14,6 +14,7 @@ from dualcap_jax.errors import require
 from dualcap_jax.fields import check_types
 from dualcap_jax.models.encoders import Encoded
 from dualcap_jax.ops.dense import dense
+from dualcap_jax.ops.dropout import dropout
 
 Image = Any
 """What a merger reads of images: a pytree, each leaf [batch, ...]. Of most it is the vector, [batch, features]."""
@@ -58,7 +59,8 @@ class MergerConfig:
     grid: int = 7
     """Side of the grid of learnt places of attention; for feature maps of another size they are interpolated."""
     dropout: float = 0.0
-    """Dropout rate of attention, for its weights and for what it read, in [0, 1)."""
+    """Dropout rate of skip_mlp and attention, in [0, 1): for hidden layers, what is added to the hidden state, and the
+    weights of places."""
 
     @property
     def reads(self) -> tuple[int, ...]:
@@ -88,6 +90,8 @@ class MergerConfig:
         for name in ("heads", "rounds", "grid"):
             check(getattr(self, name) >= 1, name, "must be at least 1")
         check(0 <= self.dropout < 1, "dropout", "must be in [0, 1)")
+        has_dropout = self.kind in ("skip_mlp", "attention") or not self.dropout
+        check(has_dropout, "dropout", f"{self.kind} has no dropout; use 0")
 
 
 class Linear(nnx.Module):
@@ -136,6 +140,10 @@ class Positions:
     """Number of the first position."""
     key: jax.Array | None = None
     """For dropout; None turns it off."""
+
+    def numbered(self, number: int) -> "Positions":
+        """The same for one of several units, with dropout of its own."""
+        return self if self.key is None else replace(self, key=jax.random.fold_in(self.key, number))
 
 
 @runtime_checkable
@@ -220,6 +228,7 @@ class Bottleneck(nnx.Module):
         self.encoder = Linear(inputs, hidden, gain=config.init_gain, dtype=dtype, rngs=rngs)
         self.norm = make_norm(config, hidden, dtype, rngs)
         self.decoder = Linear(hidden, outputs, gain=config.init_gain, dtype=dtype, rngs=rngs)
+        self.rate = config.dropout
 
     def init_state(self, batch: int, captions: int) -> MergerState:
         """Nothing is remembered between positions."""
@@ -229,8 +238,10 @@ class Bottleneck(nnx.Module):
         self, encoded: Float[Array, "batch captions length hidden"], state: MergerState, positions: Positions
     ) -> tuple[Float[Array, "batch captions length outputs"], MergerState]:
         """From the encoder's output on."""
+        hidden_key, output_key = (None, None) if positions.key is None else jax.random.split(positions.key)
         if isinstance(self.norm, PositionBatchNorm):
             encoded = self.norm(encoded, positions)
         elif self.norm is not None:
             encoded = self.norm(encoded)
-        return self.decoder(jax.nn.relu(encoded)), state
+        hidden = dropout(jax.nn.relu(encoded), self.rate, hidden_key)
+        return dropout(self.decoder(hidden), self.rate, output_key), state

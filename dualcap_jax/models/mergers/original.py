@@ -68,8 +68,8 @@ class SkipMLP(VectorMerger):
 
     def __call__(self, image: Vector, hidden: Hidden, state: MergerState, positions: Positions) -> Merged:
         """See `Merger`."""
-        hidden += self.first(self.first.encoder.joint(image, hidden), (), positions)[0]
-        hidden += self.second(self.second.encoder(hidden), (), positions)[0]
+        hidden += self.first(self.first.encoder.joint(image, hidden), (), positions.numbered(1))[0]
+        hidden += self.second(self.second.encoder(hidden), (), positions.numbered(2))[0]
         return hidden, state
 
 
