@@ -31,7 +31,7 @@ from dualcap_jax.evaluation.reports.text import summary, warnings
 from dualcap_jax.models.variables import Variables, parameter_counts
 from dualcap_jax.resolving import as_published, as_resolved, make_tokenizer, with_vocabulary
 from dualcap_jax.scoring import evaluate
-from dualcap_jax.training.logs import read_json_lines
+from dualcap_jax.training.logs import ROW, read_rows
 from dualcap_jax.training.loop import train
 from dualcap_jax.training.objectives import Objective
 from dualcap_jax.training.objectives.cross_entropy import cross_entropy, mean_losses
@@ -258,7 +258,7 @@ def _train(
     if (found := skipped(sources)) != known:
         print(found, end="")
 
-    curves_figure(read_json_lines(workdir / "metrics.jsonl"), workdir / "curves.png")
+    curves_figure(list(read_rows(workdir / "metrics.jsonl", ROW)), workdir / "curves.png")
     split = "validation" if config.data.root else "test"
     with cli.naming_memory(config.decoding.less_memory):
         scores, report = evaluate(Captioner.load(workdir), workdir, split, wait=True)

@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from dualcap_jax.errors import UserError
 
 Which = Literal["best", "latest"]
 
-ATTEMPTS = 5
+ATTEMPTS = 20
 """Times that a checkpoint is read anew where another takes its place meanwhile."""
 
 
@@ -202,11 +203,13 @@ def _broken(workdir: Path, which: Which, step: int | None, error: Exception, *, 
     if not (steps := steps_in(workdir / "checkpoints" / other)):
         mend = "the run has no other: bring it back from a copy, or train anew"
     elif which == "best":
-        mend = f"move {folder} away, and the latest checkpoint, of step {steps[-1]}, takes its place"
+        away = shlex.join(["mv", str(folder), f"{folder}.broken"])
+        mend = f"{away} lets the latest checkpoint, of step {steps[-1]}, take its place"
     elif resuming:
-        mend = f"--init-from {workdir} begins a new run with the best checkpoint, of step {steps[-1]}"
+        again = shlex.join(["python", "-m", "dualcap_jax.train", "--init-from", str(workdir)])
+        mend = f"{again} begins a new run with the best checkpoint, of step {steps[-1]}"
     else:
-        mend = f"the best checkpoint, of step {steps[-1]}, is another: ask for best"
+        mend = f"--checkpoint best takes the best one, of step {steps[-1]}"
     return CheckpointError(f"{message}; {mend}")
 
 
@@ -260,10 +263,10 @@ def restore_model(workdir: Path, model: dict[str, Any], which: Which) -> tuple[d
                 raise _broken(workdir, name, steps[-1], failure, resuming=False) from None
             break
         else:
-            if attempt == 1:  # one listing may fall between a new checkpoint and the one it replaces
-                break
+            if attempt:  # one listing may fall between a new checkpoint and the one it replaces
+                raise CheckpointError(f"{workdir}: has no {which} checkpoint (training has not saved one yet)")
         time.sleep(0.05)
-    raise CheckpointError(f"{workdir}: has no {which} checkpoint (training has not saved one yet)")
+    raise CheckpointError(f"{workdir}: its training replaces the {which} checkpoint faster than it is read; try again")
 
 
 def _restore_step(folder: Path, step: int, model: dict[str, Any]) -> dict[str, Any]:
