@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shlex
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -139,7 +140,7 @@ class Checkpoints:
         )
         step = self._latest.latest_step()
         with self._reading("latest", step):
-            _require_fit(self._latest, step, state["model"])
+            _require_fit(self._folder / "latest", step, state["model"])
             restored = self._latest.restore(step, args=items)
         return {"model": restored["model"], "optimizer": restored["optimizer"]}
 
@@ -190,7 +191,7 @@ def _reason(error: BaseException) -> str:
     if full in str(error):
         return f"the disk is full: {full}"
     lines = [line for line in str(error).splitlines() if line.strip()] or [""]
-    return f"{type(error).__name__}: {lines[0][:200]}".removesuffix(": ")
+    return f"{type(error).__name__}: {textwrap.shorten(lines[0], 240, placeholder=' ...')}".removesuffix(": ")
 
 
 def _broken(workdir: Path, which: Which, step: int | None, error: Exception, *, resuming: bool) -> CheckpointError:
@@ -223,13 +224,15 @@ def differing(model: Any, wanted: Any) -> str:
     return f"{names[0]} is {there.get(names[0], 'not there')}, wanted {asked.get(names[0], 'none')}" if names else ""
 
 
-def _require_fit(manager: ocp.CheckpointManager, step: int | None, model: Any) -> None:
+def _require_fit(folder: Path, step: int | None, model: Any) -> None:
     """Raise `CheckpointError` for a checkpoint of another network, before orbax would fail half-way."""
     with ocp.StandardCheckpointer() as reader:
-        metadata = reader.metadata(manager.directory / str(step) / "model")
-    if told := differing(metadata.item_metadata.tree, model):
+        found = reader.metadata(folder / str(step) / "model").item_metadata
+    if found is None:
+        raise FileNotFoundError("the list of its arrays is missing or broken")
+    if told := differing(found.tree, model):
         raise CheckpointError(
-            f"{manager.directory}: the checkpoint of step {step} does not fit the network of config.json; was it "
+            f"{folder}: the checkpoint of step {step} does not fit the network of config.json; was it "
             f"written by another version? ({told})"
         )
 
@@ -270,6 +273,7 @@ def restore_model(workdir: Path, model: dict[str, Any], which: Which) -> tuple[d
 
 
 def _restore_step(folder: Path, step: int, model: dict[str, Any]) -> dict[str, Any]:
-    with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
-        _require_fit(manager, step, model)
-        return manager.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(_abstract(model))))["model"]
+    """The model of one step, whatever becomes of the others meanwhile: a manager would look at them too."""
+    _require_fit(folder, step, model)
+    with ocp.StandardCheckpointer() as reader:
+        return reader.restore(folder / str(step) / "model", _abstract(model))
