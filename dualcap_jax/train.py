@@ -107,7 +107,9 @@ def parse(args: Sequence[str]) -> tuple[ExperimentConfig, Path, Start]:
     if saved is not None:
         config = as_resolved(config, saved)
         changed = {
-            name: values for name, values in differences(saved, config).items() if not name.startswith(RESUMABLE)
+            name: (old, new)
+            for name, (old, new) in differences(saved, config).items()
+            if not name.startswith(RESUMABLE) or (name == "data.root" and "" in (old, new))  # images or drawn scenes
         }
         if changed:
             listed = "; ".join(f"{name} is {old!r}, asked for {new!r}" for name, (old, new) in changed.items())
