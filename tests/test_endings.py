@@ -98,6 +98,7 @@ def test_an_interrupt_while_a_search_is_compiled_is_answered_in_a_line(start, fi
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_a_training_whose_terminal_is_closed_saves_its_last_step(start, tmp_path):
     process = start(command("train", "--workdir", tmp_path / "run", *ENDLESS))
     wait_for(lambda: steps(tmp_path / "run") > 0)
@@ -110,6 +111,7 @@ def test_a_training_whose_terminal_is_closed_saves_its_last_step(start, tmp_path
     assert last == f"SIGHUP: saved step {step} of 100000; the same command resumes it"
 
 
+@pytest.mark.slow
 def test_a_training_whose_reader_is_gone_saves_its_last_step(start, tmp_path):
     process = start(command("train", "--workdir", tmp_path / "run", *ENDLESS))
     until(process.stdout, "compiling the first step")
@@ -141,6 +143,7 @@ def test_a_stream_that_is_closed_is_no_fault(finished, image, closed):
     assert len((done.stdout + done.stderr).splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads Linux's /proc")
 def test_a_killed_training_leaves_no_worker_and_no_shared_memory(start, tmp_path):
     before = set(os.listdir("/dev/shm"))
