@@ -76,6 +76,7 @@ def test_trainings_without_a_name_that_begin_in_the_same_second_do_not_share_a_d
     assert all((Path(each) / "tokenizer" / "vocab.json").is_file() for each in directories)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of reads that failed inside orbax
 def test_captioning_while_training_replaces_the_best_checkpoint(workdir):
     model, done, turn = Captioner.load(workdir).model, Event(), Semaphore()
     loaded = []
