@@ -4,14 +4,12 @@ What is named here is the public API, and so are the commands `python -m dualcap
 Everything else may change with any version.
 """
 
-import sys
+from dualcap_jax import starting
+
+if starting.is_command():
+    starting.end_at_once()  # first: the imports below take seconds
+
 from importlib.metadata import version
-from pathlib import Path
-
-from dualcap_jax import interrupts
-
-if sys.argv[:1] == ["-m"] or Path(sys.argv[0] or ".").resolve().parent == Path(__file__).parents[1] / "scripts":
-    interrupts.end_at_once()  # a command: the imports below take seconds
 
 from dualcap_jax.captioner import Caption, Captioner
 from dualcap_jax.config import ExperimentConfig, load_experiment

@@ -37,17 +37,6 @@ class _State:
 _state = _State()
 
 
-def end_at_once() -> None:
-    """Let Ctrl-C end the process in one line from now on, for as long as its modules are imported."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        _write("interrupted")
-        os._exit(128 + number)
-
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, leave)
-
-
 @contextmanager
 def listening() -> Iterator[None]:
     """Answer SIGINT, SIGTERM and SIGHUP within the block: by `KeyboardInterrupt` where nothing is held.

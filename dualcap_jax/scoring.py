@@ -9,6 +9,7 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
@@ -40,7 +41,7 @@ from dualcap_jax.evaluation.reports.values import Evaluation, ExplainedWord, Sco
 from dualcap_jax.files import naming, write_text
 from dualcap_jax.models.mergers import Image
 from dualcap_jax.training.checkpoints import Which
-from dualcap_jax.training.logs import read_json_lines
+from dualcap_jax.training.logs import ROW, BrokenLog, read_rows
 from dualcap_jax.training.objectives.cross_entropy import mean_losses
 from dualcap_jax.training.run import owned
 
@@ -90,6 +91,7 @@ def evaluate(
         DataError: there is no such split, or a fault in it; or the training split is needed and not there.
         MetricError: a metric lacks what it runs on.
         Owned: another process writes the same reports.
+        BrokenLog: a line of the run's metrics.jsonl is no row.
     """
     config = captioner.config
     decoding, settings = decoding or config.decoding, evaluation or config.evaluation
@@ -100,8 +102,9 @@ def evaluate(
     name += root_name(config.data.root, usual.data.root) + settings.name(usual.evaluation)
     progress = directory / f"{name}.progress.jsonl"
     check_metrics(settings)
+    list(read_rows(workdir / "metrics.jsonl", ROW))  # that the reports can be written is known before the work
     if settings.cider_corpus == "train":
-        open_source(config.data, "train")  # that it is there is known before the work
+        open_source(config.data, "train")  # the same
     with owned(directory / f".{name}.lock", f"{directory / name}.*", wait=wait):
         captions, losses, encoded = caption_split(captioner, source, decoding, progress)
         dataset = describe(source, config.data, split)
@@ -143,7 +146,9 @@ def caption_split(
     weights = _checksum(jax.tree.leaves(captioner.model))
     about = {"step": captioner.step, "weights": weights, "tokenizer": captioner.tokenizer.digest}
     header = json.loads(json.dumps(about | {"decoding": asdict(decoding)}))
-    before = read_json_lines(progress)
+    before: list[dict[str, Any]] = []
+    with suppress(BrokenLog):  # what comes after is made anew
+        before.extend(read_rows(progress))
     before = before[1:] if before[:1] == [header] else []
 
     def keep(batches: list[dict[str, Any]]) -> None:
@@ -298,6 +303,7 @@ def report(
     Returns:
         The path of the JSON file.
     """
+    logged = list(read_rows(directory.parent / "metrics.jsonl", ROW)) if evaluation.step is not None else []
     path = write_report(directory, evaluation)
     chosen = select(evaluation.captions, SHOWN)
     records = _records(source, list(chain.from_iterable(chosen.values())))
@@ -311,7 +317,7 @@ def report(
         path.with_suffix(".html"),
         evaluation,
         {title: list(map(show, group)) for title, group in chosen.items()},
-        logged=read_json_lines(directory.parent / "metrics.jsonl") if evaluation.step is not None else (),
+        logged=logged,
         others=[each for each in read_reports(directory) if _comparable(each, evaluation)],
     )
     return path

@@ -33,7 +33,7 @@ from dualcap_jax.evaluation.reports.text import summary, warnings
 from dualcap_jax.models.variables import Variables, parameter_counts
 from dualcap_jax.resolving import as_published, as_resolved, load_captioner, make_tokenizer, with_vocabulary
 from dualcap_jax.scoring import evaluate
-from dualcap_jax.training.logs import read_json_lines
+from dualcap_jax.training.logs import ROW, read_rows
 from dualcap_jax.training.loop import train
 from dualcap_jax.training.objectives import Objective
 from dualcap_jax.training.objectives.cross_entropy import cross_entropy, mean_losses
@@ -111,7 +111,9 @@ def parse(args: Sequence[str]) -> tuple[ExperimentConfig, Path, Start]:
     if saved is not None:
         config = as_resolved(config, saved)
         changed = {
-            name: values for name, values in differences(saved, config).items() if not name.startswith(RESUMABLE)
+            name: (old, new)
+            for name, (old, new) in differences(saved, config).items()
+            if not name.startswith(RESUMABLE) or (name == "data.root" and "" in (old, new))  # images or drawn scenes
         }
         if changed:
             listed = "; ".join(f"{name} is {old!r}, asked for {new!r}" for name, (old, new) in changed.items())
@@ -287,7 +289,7 @@ def _train(
     if (found := skipped(sources)) != known:
         print(found, end="")
 
-    curves_figure(read_json_lines(workdir / "metrics.jsonl"), workdir / "curves.png")
+    curves_figure(list(read_rows(workdir / "metrics.jsonl", ROW)), workdir / "curves.png")
     split = "validation" if config.data.root else "test"
     with cli.naming_memory(config.decoding.less_memory):
         scores, report = evaluate(Captioner.load(workdir), workdir, split, wait=True)

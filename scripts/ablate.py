@@ -14,6 +14,9 @@ what is missing. `ablation.md` and `ablation.json` there hold, over the seeds, e
 be.
 """
 
+from dualcap_jax import cli, interrupts  # first: it answers Ctrl-C while the rest is imported
+
+# isort: split
 import argparse
 import json
 import shlex
@@ -28,7 +31,6 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from dualcap_jax import cli, interrupts
 from dualcap_jax.config import ExperimentConfig, differences, load_experiment, load_json
 from dualcap_jax.errors import ConfigError
 from dualcap_jax.evaluation.reports.files import read_reports

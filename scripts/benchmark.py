@@ -8,6 +8,9 @@ ends with a line a job: our time over the peer's. The network is the original's 
 weights: EfficientNet-B4, GPT-2 small, the skip-MLP merger; 36 tokens, decoding with 5 beams to 20 tokens.
 """
 
+from dualcap_jax import cli  # first: it answers Ctrl-C while the rest is imported
+
+# isort: split
 import argparse
 import resource
 import statistics
@@ -16,8 +19,6 @@ from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-
-from dualcap_jax import cli
 
 
 def our_jobs(args: argparse.Namespace) -> dict[str, Callable[[], object]]:

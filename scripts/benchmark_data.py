@@ -8,6 +8,9 @@ squares of 380. Each side makes batches of 64 squares and tokens; the peer reads
 worker processes as we have threads. Ends with lines such as `jpeg 1 thread 1.41`: our images a second over the peer's.
 """
 
+from dualcap_jax import cli  # first: it answers Ctrl-C while the rest is imported
+
+# isort: split
 import gc
 import io
 import json
@@ -25,7 +28,6 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from dualcap_jax import cli
 from dualcap_jax.data.config import DataConfig, ScenesConfig
 from dualcap_jax.data.images import decode_image
 from dualcap_jax.data.pipeline import pad_tokens, train_iterator

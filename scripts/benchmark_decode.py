@@ -13,6 +13,9 @@ planned it. As in our commands, glibc keeps freed memory, by which the peer gain
 widths) without changing what it says: a network of the real size whose language is as sure as a trained one's.
 """
 
+from dualcap_jax import Captioner, cli  # first: it answers Ctrl-C while the rest is imported
+
+# isort: split
 import argparse
 import re
 import statistics
@@ -33,7 +36,6 @@ from matplotlib.figure import Figure
 from torch_peer import TorchCaptioner
 from transformers import GPT2Config as TorchGPT2Config
 
-from dualcap_jax import Captioner, cli
 from dualcap_jax.config import ExperimentConfig
 from dualcap_jax.data.sources import open_source
 from dualcap_jax.decoding import Decoded, DecodingConfig, DecodingModel, Rules, beam_search

@@ -1,5 +1,8 @@
 """Time all metrics that need no Java against pycocoevalcap's: python scripts/benchmark_metrics.py [--images 5000]."""
 
+from dualcap_jax import cli  # first: it answers Ctrl-C while the rest is imported
+
+# isort: split
 import random
 import shutil
 from collections.abc import Callable, Sequence
@@ -8,7 +11,6 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from dualcap_jax import cli
 from dualcap_jax.evaluation.metrics.coco_caption import coco_caption_scores
 from dualcap_jax.evaluation.metrics.score import score_captions
 

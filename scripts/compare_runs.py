@@ -8,6 +8,9 @@ middle 95 % of 1000 resamples; the difference to the first run's; and how likely
 paired approximate randomization over 10,000 trials (BLEU: sacrebleu's; CIDEr-D: scipy's).
 """
 
+from dualcap_jax import cli  # first: it answers Ctrl-C while the rest is imported
+
+# isort: split
 import argparse
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -19,7 +22,6 @@ from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 from scipy.stats import permutation_test
 
-from dualcap_jax import cli
 from dualcap_jax.errors import UserError
 from dualcap_jax.evaluation.config import EvaluationConfig, Tokenize
 from dualcap_jax.evaluation.metrics.score import check_metrics, score_captions

@@ -6,6 +6,9 @@ Prints a table and writes it as OUT.md, with two histograms in OUT.png: widths a
 the captions in tokens, with the cut of `--data.max-length`. Every image is decoded, so that broken ones are found.
 """
 
+from dualcap_jax import cli  # first: it answers Ctrl-C while the rest is imported
+
+# isort: split
 import argparse
 import hashlib
 import sys
@@ -20,7 +23,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from dualcap_jax import cli
 from dualcap_jax.data.images import ImageError, decode_image, full_size
 from dualcap_jax.data.reading import ImagesConfig, ReadingConfig, add_arguments, part
 from dualcap_jax.data.records import Record, Source

@@ -6,6 +6,9 @@ A word is green where the image gave it, as on the terminal with `caption --expl
 the image added to its log-probability, in nats.
 """
 
+from dualcap_jax import Caption, Captioner, Word, cli  # first: it answers Ctrl-C while the rest is imported
+
+# isort: split
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +18,6 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea, VPacker
 from PIL.Image import Image, Resampling
 
-from dualcap_jax import Caption, Captioner, Word, cli
 from dualcap_jax.data.images import ImageError, decode_image
 from dualcap_jax.data.reading import ImagesConfig, add_arguments, part
 from dualcap_jax.evaluation.reports.values import GIVEN

@@ -12,6 +12,9 @@ images, and as a figure:
    several pixels are the maximum, by the share of them. Chance is a box's share of the image.
 """
 
+from dualcap_jax import Captioner, cli  # first: it answers Ctrl-C while the rest is imported
+
+# isort: split
 import argparse
 from collections import defaultdict
 from collections.abc import Sequence
@@ -23,7 +26,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from what_is_seen import bare_words, estimate
 
-from dualcap_jax import Captioner, cli
 from dualcap_jax.data.scenes.captions import parse_caption
 from dualcap_jax.data.scenes.drawing import cells
 from dualcap_jax.data.scenes.scene import Scene

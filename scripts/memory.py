@@ -6,6 +6,9 @@ Residuals are the arrays that the forward pass keeps for the backward one; peak 
 four settings in a process of its own, and XLA's own figure for the temporaries of the compiled step.
 """
 
+from dualcap_jax import cli  # first: it answers Ctrl-C while the rest is imported
+
+# isort: split
 import argparse
 import resource
 from collections.abc import Sequence
@@ -13,8 +16,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-
-from dualcap_jax import cli
 
 
 def measure(args: argparse.Namespace, encoder_remat: bool, language_remat: bool) -> tuple[int, float, float, float]:

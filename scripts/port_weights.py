@@ -7,6 +7,9 @@ OUT is a directory that the same settings take then, on machines without PyTorch
 dict it is a whole captioner, for `Captioner.from_pretrained` and the commands.
 """
 
+from dualcap_jax import Captioner, cli  # first: it answers Ctrl-C while the rest is imported
+
+# isort: split
 import json
 import shutil
 from collections.abc import Sequence
@@ -17,7 +20,6 @@ from typing import get_args
 import jax
 from safetensors.numpy import save_file
 
-from dualcap_jax import Captioner, cli
 from dualcap_jax.config import load_experiment
 from dualcap_jax.data.text import load_tokenizer
 from dualcap_jax.files import replacing, write_text

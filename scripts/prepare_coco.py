@@ -9,6 +9,9 @@ Karpathy's division dataset_coco.json too, or the caption_datasets.zip that it c
 reads. A preparation that was stopped goes on where it was; a reader never sees a part of a set.
 """
 
+from dualcap_jax import cli  # first: it answers Ctrl-C while the rest is imported
+
+# isort: split
 import argparse
 import os
 from collections.abc import Sequence
@@ -17,7 +20,6 @@ from typing import Any
 
 from absl import logging
 
-from dualcap_jax import cli
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.prepared.coco_captions_2017 import CocoCaptions2017, CocoConfig
 from dualcap_jax.data.prepared.reader import PUBLISHED, read_metadata, stored_transform

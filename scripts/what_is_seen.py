@@ -7,6 +7,9 @@ log-probability, in nats, most first. For a run on scenes also the same by kind 
 standard error over the captions that have words of the kind.
 """
 
+from dualcap_jax import Caption, Captioner, cli  # first: it answers Ctrl-C while the rest is imported
+
+# isort: split
 import argparse
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,7 +18,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from dualcap_jax import Caption, Captioner, cli
 from dualcap_jax.data.scenes.scene import COLOURS, SHAPES
 from dualcap_jax.data.sources import open_source
 

@@ -151,6 +151,13 @@ def test_warming_up_for_longer_than_all_steps_is_told_with_the_mend(tmp_path, ca
     assert not capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("trained_on", "asked_for"), [("photos", ""), ("", "photos")])
+def test_a_run_on_images_does_not_go_on_with_drawn_scenes(trained_on, asked_for, tmp_path):
+    save_json(ExperimentConfig(data=DataConfig(root=trained_on)), tmp_path / "config.json")
+    with pytest.raises(ConfigError, match=f"data.root is '{trained_on}', asked for '{asked_for}'"):
+        train.parse(["--workdir", str(tmp_path), "--data.root", asked_for])
+
+
 def test_memory_that_does_not_suffice_names_what_may_still_change(tmp_path, capsys):
     config = ExperimentConfig()
     remat, anew = train.less_memory(config)

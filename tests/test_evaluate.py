@@ -66,9 +66,23 @@ def test_numbers_of_beams_are_compared_and_other_settings_keep_their_own_reports
     assert all(f'<th scope="row">{name}</th>' in page for name in names)
 
 
-@pytest.mark.parametrize("sampled", [False, True])
-def test_an_evaluation_goes_on_where_it_was_interrupted(workdir, tmp_path, monkeypatch, sampled):
-    """With a broken image before and after, which is passed over."""
+def test_what_scores_hang_on_is_in_a_reports_name(workdir, pictures, capsys):
+    arguments = [str(workdir), "--metrics", "bleu", "--samples", "0"]
+    assert evaluate_command.main(arguments) == 0
+    usual = (workdir / "evaluation" / "validation-beam2.json").read_bytes()
+    root = ["--root", str(pictures), "--on-error", "skip"]
+    for others in (["--checkpoint", "latest"], ["--lowercase", "True"], ["--tokenize", "char"], root):
+        assert evaluate_command.main([*arguments, *others]) == 0
+    names = {path.stem for path in (workdir / "evaluation").glob("validation*.json")}
+    (elsewhere,) = (name for name in names if re.fullmatch("validation-beam2-root-pictures-[0-9a-f]{8}", name))
+    others = {f"validation-beam2-{what}" for what in ("latest", "lowercase-True", "tokenize-char")}
+    assert names == {"validation-beam2", elsewhere, *others}
+    assert (workdir / "evaluation" / "validation-beam2.json").read_bytes() == usual
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """A set of eleven images, three of them broken, all to validate on."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     rng, lines = np.random.default_rng(0), []
@@ -78,9 +92,59 @@ def test_an_evaluation_goes_on_where_it_was_interrupted(workdir, tmp_path, monke
     for number in (1, 2, 9):
         (folder / f"{number}.png").write_bytes(b"no picture")
     (folder / "captions.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def captioner_of(workdir: Path, folder: Path) -> Captioner:
     captioner = Captioner.load(workdir)
     data = replace(captioner.config.data, root=str(folder), on_error="skip")
     captioner.config = replace(captioner.config, data=data)
+    return captioner
+
+
+def change_an_image(folder: Path) -> None:
+    shutil.copyfile(folder / "10.png", folder / "0.png")
+
+
+def change_a_caption(folder: Path) -> None:
+    lines = (folder / "captions.jsonl").read_text()
+    (folder / "captions.jsonl").write_text(lines.replace("two red squares", "two blue squares", 1))
+
+
+def take_an_image_out(folder: Path) -> None:
+    lines = (folder / "captions.jsonl").read_text().splitlines()
+    (folder / "captions.jsonl").write_text("\n".join(lines[1:]))
+
+
+@pytest.mark.parametrize("change", [change_an_image, change_a_caption, take_an_image_out])
+def test_what_changed_since_an_interruption_is_noticed_and_captioned_anew(
+    workdir, pictures, tmp_path, monkeypatch, capsys, change
+):
+    captioner = captioner_of(workdir, pictures)
+    decoding = replace(captioner.config.decoding, batch_size=3)
+    encode = captioner.encode
+
+    def made(progress: str):
+        source = open_source(captioner.config.data, "validation")
+        return scoring.caption_split(captioner, source, decoding, tmp_path / progress)[:2]
+
+    batches = iter([encode, encode])  # of three
+    monkeypatch.setattr(captioner, "encode", lambda images: next(batches)(images))
+    with pytest.raises(StopIteration):
+        made("interrupted")
+    monkeypatch.setattr(captioner, "encode", encode)
+    change(pictures)
+    capsys.readouterr()
+    again = made("interrupted")
+    assert "images or captions have changed since; they are captioned anew" in capsys.readouterr().err
+    assert again == made("from the start")
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_an_evaluation_goes_on_where_it_was_interrupted(workdir, pictures, tmp_path, monkeypatch, sampled):
+    """With a broken image before and after, which is passed over."""
+    captioner = captioner_of(workdir, pictures)
+    data = captioner.config.data
     decoding = replace(captioner.config.decoding, batch_size=3, do_sample=sampled)
     source, progress = open_source(data, "validation"), tmp_path / "progress.jsonl"
 

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "dualcap_jax"
 
 LEVELS = [
-    {"errors", "files", "interrupts"},
+    {"errors", "files", "interrupts", "starting"},
     {"fields"},
     {"ops", "cli"},
     {"models", "data", "decoding", "evaluation"},  # which know nothing of each other

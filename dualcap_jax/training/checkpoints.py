@@ -4,6 +4,8 @@ import errno
 import json
 import logging
 import os
+import shlex
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +21,7 @@ from dualcap_jax.errors import UserError
 
 Which = Literal["best", "latest"]
 
-ATTEMPTS = 5
+ATTEMPTS = 20
 """Times that a checkpoint is read anew where another takes its place meanwhile."""
 
 
@@ -138,7 +140,7 @@ class Checkpoints:
         )
         step = self._latest.latest_step()
         with self._reading("latest", step):
-            _require_fit(self._latest, step, state["model"])
+            _require_fit(self._folder / "latest", step, state["model"])
             restored = self._latest.restore(step, args=items)
         return {"model": restored["model"], "optimizer": restored["optimizer"]}
 
@@ -189,7 +191,7 @@ def _reason(error: BaseException) -> str:
     if full in str(error):
         return f"the disk is full: {full}"
     lines = [line for line in str(error).splitlines() if line.strip()] or [""]
-    return f"{type(error).__name__}: {lines[0][:200]}".removesuffix(": ")
+    return f"{type(error).__name__}: {textwrap.shorten(lines[0], 240, placeholder=' ...')}".removesuffix(": ")
 
 
 def _broken(workdir: Path, which: Which, step: int | None, error: Exception, *, resuming: bool) -> CheckpointError:
@@ -202,11 +204,13 @@ def _broken(workdir: Path, which: Which, step: int | None, error: Exception, *, 
     if not (steps := steps_in(workdir / "checkpoints" / other)):
         mend = "the run has no other: bring it back from a copy, or train anew"
     elif which == "best":
-        mend = f"move {folder} away, and the latest checkpoint, of step {steps[-1]}, takes its place"
+        away = shlex.join(["mv", str(folder), f"{folder}.broken"])
+        mend = f"{away} lets the latest checkpoint, of step {steps[-1]}, take its place"
     elif resuming:
-        mend = f"--init-from {workdir} begins a new run with the best checkpoint, of step {steps[-1]}"
+        again = shlex.join(["python", "-m", "dualcap_jax.train", "--init-from", str(workdir)])
+        mend = f"{again} begins a new run with the best checkpoint, of step {steps[-1]}"
     else:
-        mend = f"the best checkpoint, of step {steps[-1]}, is another: ask for best"
+        mend = f"--checkpoint best takes the best one, of step {steps[-1]}"
     return CheckpointError(f"{message}; {mend}")
 
 
@@ -220,13 +224,15 @@ def differing(model: Any, wanted: Any) -> str:
     return f"{names[0]} is {there.get(names[0], 'not there')}, wanted {asked.get(names[0], 'none')}" if names else ""
 
 
-def _require_fit(manager: ocp.CheckpointManager, step: int | None, model: Any) -> None:
+def _require_fit(folder: Path, step: int | None, model: Any) -> None:
     """Raise `CheckpointError` for a checkpoint of another network, before orbax would fail half-way."""
     with ocp.StandardCheckpointer() as reader:
-        metadata = reader.metadata(manager.directory / str(step) / "model")
-    if told := differing(metadata.item_metadata.tree, model):
+        found = reader.metadata(folder / str(step) / "model").item_metadata
+    if found is None:
+        raise FileNotFoundError("the list of its arrays is missing or broken")
+    if told := differing(found.tree, model):
         raise CheckpointError(
-            f"{manager.directory}: the checkpoint of step {step} does not fit the network of config.json; was it "
+            f"{folder}: the checkpoint of step {step} does not fit the network of config.json; was it "
             f"written by another version? ({told})"
         )
 
@@ -260,13 +266,14 @@ def restore_model(workdir: Path, model: dict[str, Any], which: Which) -> tuple[d
                 raise _broken(workdir, name, steps[-1], failure, resuming=False) from None
             break
         else:
-            if attempt == 1:  # one listing may fall between a new checkpoint and the one it replaces
-                break
+            if attempt:  # one listing may fall between a new checkpoint and the one it replaces
+                raise CheckpointError(f"{workdir}: has no {which} checkpoint (training has not saved one yet)")
         time.sleep(0.05)
-    raise CheckpointError(f"{workdir}: has no {which} checkpoint (training has not saved one yet)")
+    raise CheckpointError(f"{workdir}: its training replaces the {which} checkpoint faster than it is read; try again")
 
 
 def _restore_step(folder: Path, step: int, model: dict[str, Any]) -> dict[str, Any]:
-    with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
-        _require_fit(manager, step, model)
-        return manager.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(_abstract(model))))["model"]
+    """The model of one step, whatever becomes of the others meanwhile: a manager would look at them too."""
+    _require_fit(folder, step, model)
+    with ocp.StandardCheckpointer() as reader:
+        return reader.restore(folder / str(step) / "model", _abstract(model))

@@ -3,10 +3,11 @@
 import errno
 import json
 import math
+import reprlib
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,23 +16,43 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from dualcap_jax import interrupts
+from dualcap_jax.errors import UserError
 from dualcap_jax.files import naming, write_text
 
+ROW = {"step": int, "split": str}
+"""What each row of metrics.jsonl holds, beside values."""
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file such as metrics.jsonl, none where it is missing.
+MEND = "take this line away, or bring the file back from a copy"
 
-    What is no row is left out: a line cut short by a kill, or with bytes that a disk has turned.
+
+class BrokenLog(UserError):
+    """A file of JSON lines with one that is none."""
+
+
+def read_rows(path: Path, holding: Mapping[str, type] = {}) -> Iterator[dict[str, Any]]:
+    """The rows of a file of JSON objects, such as metrics.jsonl, as they come; none where it is missing.
+
+    A last line that was cut short, by a kill or because it is being written, is left out.
+
+    Args:
+        path: the file.
+        holding: what each row must hold, by name; of metrics.jsonl `ROW`.
+
+    Raises:
+        BrokenLog: another line is no such row.
     """
-    rows = []
-    for line in path.read_bytes().split(b"\n") if path.exists() else ():
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
+        except ValueError as error:
+            if number == len(lines):
+                return
+            raise BrokenLog(f"{path}:{number}: no JSON ({error}); {MEND}") from None
+        if not isinstance(row, dict) or not all(isinstance(row.get(name), kind) for name, kind in holding.items()):
+            wanted = f"an object{' with a ' * bool(holding)}{' and a '.join(holding)}"
+            raise BrokenLog(f"{path}:{number}: {reprlib.repr(row)} is not {wanted}; {MEND}")
+        yield row
 
 
 class MetricsLog:
@@ -42,8 +63,8 @@ class MetricsLog:
 
     def __init__(self, workdir: Path, step: int):
         self._path = path = workdir / "metrics.jsonl"
-        kept = [row for row in read_json_lines(path) if isinstance(row.get("step"), int) and row["step"] <= step]
-        self.validated = {row["step"] for row in kept if row.get("split") == "validation"}
+        kept = [row for row in read_rows(path, ROW) if row["step"] <= step]
+        self.validated = {row["step"] for row in kept if row["split"] == "validation"}
         """Steps with a row of validation."""
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = path.open("a", buffering=1)

@@ -86,6 +86,7 @@ class Run:
     Raises:
         ConfigError: it has trained for longer already.
         CheckpointError: its checkpoints can't be read.
+        BrokenLog: a line of its metrics.jsonl is no row.
     """
 
     def __init__(self, workdir: Path, config: TrainingConfig, validation: str = ""):

@@ -148,9 +148,10 @@ def test_a_broken_checkpoint_is_named_with_the_other_one(run_directory, damage):
         restore_model(run_directory, model, "best")
     message = str(told.value)
     assert message.startswith(f"{run_directory}/checkpoints/best/4: the checkpoint can't be read (")
-    assert f"move {run_directory}/checkpoints/best away, and the latest checkpoint, of step 5, takes" in message
+    moved = f"{run_directory}/checkpoints/best {run_directory}/checkpoints/best.broken"
+    assert f"mv {moved} lets the latest checkpoint, of step 5, take its place" in message
     assert "\n" not in message
-    (run_directory / "checkpoints" / "best").rename(run_directory / "away")
+    (run_directory / "checkpoints" / "best").rename(run_directory / "checkpoints" / "best.broken")
     restored, step = restore_model(run_directory, model, "best")
     assert step == 5
     assert float(restored["params"]["a"][0]) == 5
