@@ -49,5 +49,6 @@ def get_config() -> ExperimentConfig:
             validate_every=375,
             checkpoint_every=375,
         ),
-        decoding=DecodingConfig(num_beams=5, max_length=30),
+        # shorter captions than with 1.0, nearer to the references' length
+        decoding=DecodingConfig(num_beams=5, max_length=30, length_penalty=0.6),
     )
