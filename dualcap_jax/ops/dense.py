@@ -14,7 +14,13 @@ def dense(
     x: Float[Array, "... inputs"], kernel: Float[Array, "rows columns"], axis: int
 ) -> Float[Array, "... outputs"]:
     """`x` times a kernel stored as [inputs, outputs] (`axis` 0) or [outputs, inputs] (`axis` 1), in their dtype."""
-    return lax.dot_general(x, kernel, (((x.ndim - 1,), (axis,)), ((), ())))
+    return _product(x, kernel, x.ndim - 1, axis)
+
+
+def _product(first: Array, second: Array, first_axis: int, second_axis: int) -> Array:
+    """Summed in float32, which a CPU does several times faster for 16 bits than summing in these."""
+    axes = (((first_axis,), (second_axis,)), ((), ()))
+    return lax.dot_general(first, second, axes, preferred_element_type=jnp.float32).astype(first.dtype)
 
 
 def _forward(x: Array, kernel: Array, axis: int) -> tuple[Array, tuple[Array, Array]]:
@@ -25,11 +31,10 @@ def _backward(axis: int, residuals: tuple[Array, Array], dy: Array) -> tuple[Arr
     x, kernel = residuals
     first, second = (array.reshape(-1, array.shape[-1]) for array in ((x, dy) if axis == 0 else (dy, x)))
     # On CPU the first operand of such a product is transposed in memory, which can cost more than the product itself.
-    by_rows = (((0,), (0,)), ((), ()))
     if first.size <= second.size + kernel.size:
-        d_kernel = lax.dot_general(first, second, by_rows)
+        d_kernel = _product(first, second, 0, 0)
     else:
-        d_kernel = lax.dot_general(second, first, by_rows).T
+        d_kernel = _product(second, first, 0, 0).T
     return dense(dy, kernel, 1 - axis), d_kernel
 
 
