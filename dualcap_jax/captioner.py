@@ -37,6 +37,7 @@ from dualcap_jax.models.variables import Variables
 from dualcap_jax.pretrained.files import locate, read_tensors
 from dualcap_jax.pretrained.tables import PretrainedError, export, own_table, port
 from dualcap_jax.training.checkpoints import Which, restore_model
+from dualcap_jax.training.objectives.cross_entropy import losses_of
 from dualcap_jax.training.trained_on import load_own_tokenizer
 
 Buffer = bytes | bytearray | memoryview
@@ -304,7 +305,7 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         mask: Bool[np.ndarray, "batch captions length"],
     ) -> dict[str, float]:
         """Sums of the losses on given captions of encoded images, as `token_sums`."""
-        sums = inference.losses(self.config.model, self.model, features, tokens, mask)
+        sums = losses_of(self.config.model, self.model, features, tokens, mask)
         return {name: float(value) for name, value in sums.items()}
 
     def caption_prepared(
