@@ -134,7 +134,7 @@ class Captioner:
 
         Args:
             workdir: what `python -m dualcap_jax.train` wrote, or `save_pretrained`.
-            checkpoint: "best" by validation loss, or "latest".
+            checkpoint: "best" by validation, or "latest".
 
         Raises:
             ConfigError: when `workdir` is no run directory, or `checkpoint` is neither.
