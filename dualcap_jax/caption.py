@@ -49,7 +49,7 @@ class Arguments:
     map_dir: Path = Path("maps")
     """Folder that these are written to as IMAGE.WORD.png."""
     checkpoint: Which = "best"
-    """best (by validation loss) or latest."""
+    """best (by validation) or latest."""
     data: ImagesConfig = field(default_factory=ImagesConfig)
     """Which images are read; the run's own settings unless changed."""
     decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")] = field(default_factory=DecodingConfig)

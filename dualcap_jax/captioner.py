@@ -37,6 +37,7 @@ from dualcap_jax.models.variables import Variables
 from dualcap_jax.pretrained.files import locate, read_tensors
 from dualcap_jax.pretrained.tables import PretrainedError, export, own_table, port
 from dualcap_jax.training.checkpoints import Which, restore_model
+from dualcap_jax.training.objectives.cross_entropy import losses_of
 from dualcap_jax.training.trained_on import load_own_tokenizer
 
 Buffer = bytes | bytearray | memoryview
@@ -133,7 +134,7 @@ class Captioner:
 
         Args:
             workdir: what `python -m dualcap_jax.train` wrote, or `save_pretrained`.
-            checkpoint: "best" by validation loss, or "latest".
+            checkpoint: "best" by validation, or "latest".
 
         Raises:
             ConfigError: when `workdir` is no run directory, or `checkpoint` is neither.
@@ -330,7 +331,7 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         mask: Bool[np.ndarray, "batch captions length"],
     ) -> dict[str, float]:
         """Sums of the losses on given captions of encoded images, as `token_sums`."""
-        sums = inference.losses(self.config.model, self.model, features, tokens, mask)
+        sums = losses_of(self.config.model, self.model, features, tokens, mask)
         return {name: float(value) for name, value in sums.items()}
 
     def caption_prepared(

@@ -40,7 +40,7 @@ class Arguments:
     split: Literal["train", "validation", "test"] = "validation"
     """Split of the data to score."""
     checkpoint: Which = "best"
-    """best (by validation loss) or latest."""
+    """best (by validation) or latest."""
     root: Annotated[str, tyro.conf.arg(name="data.root")] = ""
     """Where the data lies, if not where the run was trained on."""
     captions: str = ""

@@ -34,13 +34,19 @@ from dualcap_jax.models.variables import Variables, parameter_counts
 from dualcap_jax.resolving import as_published, as_resolved, load_captioner, make_tokenizer, with_vocabulary
 from dualcap_jax.scoring import evaluate
 from dualcap_jax.training.logs import ROW, read_rows
-from dualcap_jax.training.loop import train
-from dualcap_jax.training.objectives import Objective
+from dualcap_jax.training.loop import Scores, train
+from dualcap_jax.training.objectives import Batch, Objective
 from dualcap_jax.training.objectives.cross_entropy import cross_entropy, mean_losses
+from dualcap_jax.training.objectives.self_critical import (
+    Reward,
+    make_greedy_reward,
+    make_self_critical_step,
+    training_cider_d,
+)
 from dualcap_jax.training.packing import plan_training, plan_validation
 from dualcap_jax.training.run import LOCK, Owned, Run, new_directory, owned
-from dualcap_jax.training.state import first_state, refuse_other_network
-from dualcap_jax.training.step import make_eval_step, make_train_step
+from dualcap_jax.training.state import State, first_state, refuse_other_network
+from dualcap_jax.training.step import Metrics, make_eval_step, make_train_step
 from dualcap_jax.training.trained_on import Index, check_data, checksum, index_of, load_own_tokenizer, note
 
 # What may change when a run is resumed: nothing that the trained weights or the order of the data hang on.
@@ -102,6 +108,11 @@ def parse(args: Sequence[str]) -> tuple[ExperimentConfig, Path, Start]:
     name = Path(arguments.config).stem if arguments.config else "scenes"
     workdir = Path(arguments.workdir or f"runs/{datetime.now():%Y%m%d-%H%M%S}-{name}")
     training = config.training
+    if training.objective == "self_critical" and not config.init_from:
+        raise ConfigError(
+            "training.objective=self_critical: random captions teach nothing; begin with a captioner trained by cross "
+            "entropy: --init-from RUN"
+        )
     if saved is None and training.warmup_steps > training.steps:
         print(
             f"warning: training.warmup_steps={training.warmup_steps} is more than training.steps={training.steps}: the "
@@ -159,10 +170,21 @@ def validated_images(config: ExperimentConfig) -> int:
     return math.ceil(config.training.validation_images / config.training.batch_size) * config.training.batch_size
 
 
+Rewarding = Callable[[Variables, Batch], list[float]] | None
+"""Rewards of a validation batch's images, where the best checkpoint hangs on them."""
+
+
 def make_evaluate(
-    config: ExperimentConfig, objective: Objective, source: Source, tokenizer: CaptionTokenizer
-) -> Callable[[Variables], dict[str, float] | None]:
-    """Validation's losses as a function of the network's variables; None where an end was asked for meanwhile."""
+    config: ExperimentConfig,
+    objective: Objective,
+    source: Source,
+    tokenizer: CaptionTokenizer,
+    reward: Rewarding = None,
+) -> Callable[[Variables], Scores | None]:
+    """Validation's losses as a function of the network's variables; None where an end was asked for meanwhile.
+
+    With `reward` also the mean of what it gives the images of each batch.
+    """
     batch_size = config.training.batch_size
     batches = eval_batches(source, tokenizer, config.data, batch_size)
     if packs(config):
@@ -170,13 +192,15 @@ def make_evaluate(
     limit = validated_images(config) // batch_size or None
     step = make_eval_step(config.model, objective)
 
-    def evaluate(variables: Variables) -> dict[str, float] | None:
-        sums = []
+    def evaluate(variables: Variables) -> Scores | None:
+        sums, rewards = [], []
         for batch in islice(batches, limit):
             if interrupts.asked():
                 return None
             sums.append(jax.device_get(step(variables, batch)))
-        return mean_losses(sums)
+            if reward:
+                rewards += reward(variables, batch)
+        return mean_losses(sums) | ({"reward": sum(rewards) / len(rewards)} if reward else {})
 
     return evaluate
 
@@ -268,7 +292,7 @@ def _train(
             EncodedSource(source, directory / split) for source, split in zip(sources, SPLITS, strict=False)
         )
     packer = None
-    if packs(config):
+    if packs(config) and training.objective == "cross_entropy":
         packer, filled = plan_training(train_source, tokenizer, config.data, training, config.model.merger)
         rows = training.accumulate * packer.room.rows
         print(
@@ -284,8 +308,16 @@ def _train(
             for source, split in zip(sources, SPLITS, strict=False):
                 encode_once(config.model, config.data, state["model"], source, directory, split)
         objective = cross_entropy(training.loss, training.freeze, training.label_smoothing)
-        step = make_train_step(config.model, training, objective)
-        train(state, step, make_evaluate(config, objective, validation_source, tokenizer), batches, run)
+        step: Callable[[State, Batch], tuple[State, Metrics]]
+        step, reward = make_train_step(config.model, training, objective), None
+        if training.objective == "self_critical":
+            cider_d, searching = training_cider_d(train_source), (tokenizer, config.data.max_length)
+            of_training, of_validation = (
+                Reward(source, tokenizer, cider_d) for source in (train_source, validation_source)
+            )
+            step = make_self_critical_step(config.model, training, *searching, of_training)
+            reward = make_greedy_reward(config.model, *searching, of_validation)
+        train(state, step, make_evaluate(config, objective, validation_source, tokenizer, reward), batches, run)
     if (found := skipped(sources)) != known:
         print(found, end="")
 

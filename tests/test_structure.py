@@ -12,9 +12,9 @@ LEVELS = [
     {"fields"},
     {"ops", "cli"},
     {"models", "data", "decoding", "evaluation"},  # which know nothing of each other
-    {"pretrained"},
+    {"pretrained", "inference"},
     {"training"},
-    {"config", "encoding", "explain", "inference"},
+    {"config", "encoding", "explain"},
     {"captioner"},
     {"scoring", "resolving"},
     {"train", "evaluate", "caption", "prepare", "train_language"},

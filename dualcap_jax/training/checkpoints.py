@@ -72,7 +72,8 @@ class Checkpoints:
         return self._latest.latest_step()
 
     def best_loss(self, validation: str = "") -> float:
-        """Validation loss of the best checkpoint; infinite where there is none, or it is of another `validation`.
+        """What the best checkpoint was judged by, such as validation's loss; infinite where there is none, or it is of
+        another `validation`.
 
         Raises:
             CheckpointError: when it can't be read.
@@ -111,7 +112,7 @@ class Checkpoints:
         Args:
             step: that was done last.
             state: after it.
-            loss: by validation.
+            loss: by validation, or what else it is judged by; the lowest is the best.
             validation: tells one validation from another, whose losses do not compare.
 
         Raises:

@@ -37,6 +37,14 @@ class TrainingConfig:
     """Decoupled weight decay (AdamW) on kernels and embeddings."""
     clip_norm: float = 1.0
     """Largest global norm of the gradients; larger ones are scaled down to it. 0: no limit."""
+    objective: Literal["cross_entropy", "self_critical"] = "cross_entropy"
+    """What is trained for. cross_entropy: to predict the next token of given captions. self_critical: to draw captions
+    of high CIDEr-D, after cross entropy, from the run that init_from names (Rennie et al. 2017)."""
+    samples_per_image: int = 5
+    """Captions that self_critical draws of each image."""
+    baseline: Literal["mean", "greedy"] = "mean"
+    """What self_critical compares the reward of a drawn caption with. mean: with that of the others drawn of the image.
+    greedy: with that of its greedy caption, as first published; costs another search."""
     loss: Literal["real_tokens", "all_positions"] = "real_tokens"
     """Loss to minimise. real_tokens: the mean over real tokens. all_positions: the mean over all positions, padding
     counted as token 0, as the original did."""
@@ -53,7 +61,8 @@ class TrainingConfig:
     """Lay captions side by side in rows, so that little is computed on padding. The losses are the same. Not done with
     model.merger.norm batch, whose statistics are of every token, the last one too."""
     validate_every: int = 500
-    """Steps between validations. The best checkpoint is the one with the lowest validation loss."""
+    """Steps between validations. The best checkpoint is the one with the lowest validation loss, of self_critical the
+    one whose greedy captions have the highest CIDEr-D."""
     validation_images: int = 0
     """Images used in each validation: the first of the split, in whole batches. 0: all of them."""
     checkpoint_every: int = 500
@@ -80,4 +89,11 @@ class TrainingConfig:
         smooths_real = not self.label_smoothing or self.loss == "real_tokens"
         message = "must be 0 with training.loss=all_positions"
         require(smooths_real, "training.label_smoothing", self.label_smoothing, message)
+        if self.objective == "self_critical":
+            for name, only in {"loss": "real_tokens", "label_smoothing": 0.0}.items():
+                message = f"must be {only} with training.objective=self_critical"
+                require(getattr(self, name) == only, f"training.{name}", getattr(self, name), message)
+            least = {"mean": 2, "greedy": 1}[self.baseline]
+            message = f"must be at least {least} with training.baseline={self.baseline}"
+            require(self.samples_per_image >= least, "training.samples_per_image", self.samples_per_image, message)
         require(len(set(self.freeze)) < 3, "training.freeze", " ".join(self.freeze), "leaves nothing to train")

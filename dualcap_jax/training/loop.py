@@ -1,7 +1,7 @@
 """The loop around the training step: validation, checkpoints, logs, signals. It builds none of what it is given."""
 
 import signal
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 
 import grain
@@ -14,6 +14,14 @@ from dualcap_jax.training.objectives import Batch
 from dualcap_jax.training.run import Run
 from dualcap_jax.training.state import State
 from dualcap_jax.training.step import Metrics
+
+Scores = dict[str, float]
+
+MEANS = {"loss", "reward", "baseline"}
+"""Metrics whose mean since the line before is logged."""
+
+TOLD = {"loss_all_positions": "over all positions", "reward": "CIDEr-D of greedy captions"}
+"""What is told of validation's scores besides the loss, and the words for it."""
 
 PROMISE = "leaving after this step, once all is saved"
 """What an interrupted user is told."""
@@ -28,7 +36,7 @@ class LossNotFinite(UserError):
 def train(
     state: State,
     step: Callable[[State, Batch], tuple[State, Metrics]],
-    evaluate: Callable[[Variables], dict[str, float] | None],
+    evaluate: Callable[[Variables], Scores | None],
     batches: grain.DatasetIterator,
     run: Run,
 ) -> State:
@@ -37,8 +45,8 @@ def train(
     Args:
         state: of the run's step `start`; donated.
         step: one training step.
-        evaluate: validation's scores of a model; the best checkpoint is that of the lowest `loss`. None where an end
-            was asked for (`interrupts.asked`) meanwhile.
+        evaluate: validation's scores of a model; the best checkpoint is that of the highest `reward`, or, where there
+            is none, of the lowest `loss`. None where an end was asked for (`interrupts.asked`) meanwhile.
         batches: endless, with a state that can be saved.
         run: where checkpoints and logs go, and when; closed at the end.
 
@@ -52,7 +60,7 @@ def train(
         UserError, OSError: from `batches` or `evaluate`, when all that was done before is saved.
     """
     config = run.config
-    losses: list[float] = []
+    means: defaultdict[str, list[float]] = defaultdict(list)
     pending: deque[tuple[int, Metrics]] = deque()  # steps that run: each is waited for only once the next one does
     done, place = run.start, batches.get_state()
 
@@ -69,13 +77,15 @@ def train(
                 f"checkpoint is of step {run.checkpoints.latest_step or 0}; a lower training.learning_rate, a longer "
                 "training.warmup_steps or training.clip_norm may mend it."
             )
-        losses.append(loss)
+        for name in MEANS & metrics.keys():
+            means[name].append(float(metrics[name]))
         run.progress.update(number, loss)
         if number % config.log_every == 0 or number == config.steps:
             values = {name: float(value) for name, value in metrics.items() if name not in ("finite", "overflow")}
-            values |= {"loss": sum(losses) / len(losses), "images_per_second": run.progress.per_second}
+            values |= {name: sum(some) / len(some) for name, some in means.items()}
+            values["images_per_second"] = run.progress.per_second
             run.log.write(number, "train", values)
-            losses.clear()
+            means.clear()
 
     def validate(number: int) -> None:
         with run.progress.paused():
@@ -83,12 +93,12 @@ def train(
             if scores is None:  # made up for when the run goes on
                 return
             run.log.write(number, "validation", scores)
-            better = scores["loss"] < run.best
+            judged = -scores["reward"] if "reward" in scores else scores["loss"]
+            better = judged < run.best
             if better:
-                run.best = scores["loss"]
+                run.best = judged
                 run.checkpoints.save_best(number, state, run.best, run.validation)
-            of_all = scores.get("loss_all_positions")
-            told = "" if of_all is None else f", {of_all:.4f} over all positions"
+            told = "".join(f", {scores[name]:.4f} {what}" for name, what in TOLD.items() if name in scores)
             best = " (best)" if better else ""
             run.progress.say(f"step {number}: validation loss {scores['loss']:.4f} per token{told}{best}")
 

@@ -72,8 +72,8 @@ class Packer:
 
     A packed batch has, instead of tokens and mask [batch, captions, max_length], these [rows, length]:
     `tokens`, `attended` (which of them are real), `labels` (the next tokens), `real` (which of these are), where
-    `whole` also `counted` (where there is a caption); and the fields of `Packing`. Its rows are `parts` times as many
-    as its room.
+    `whole` also `counted` (where there is a caption); and the fields of `Packing`. `advantage`, where there is one, is
+    laid out from its caption [batch, captions] to each of its places. Its rows are `parts` times as many as its room.
     """
 
     room: Room
@@ -108,13 +108,15 @@ class Packer:
         spot = number * width + place if self.apart else before + place
 
         def rows_of(values: np.ndarray, filling: int = 0) -> np.ndarray:
-            filled = np.full(shape, filling, values.dtype if values.dtype == bool else np.int32)
+            filled = np.full(shape, filling, np.int32 if values.dtype.kind == "i" else values.dtype)
             filled[row, start + place] = values
             return filled
 
         spots = np.full((images, prod(spots_of_image)), nowhere, np.int32)
         spots[image, spot] = row % room.rows * width + start + place
         rest = {name: value for name, value in batch.items() if name not in ("tokens", "mask")}
+        if "advantage" in batch:
+            rest["advantage"] = rows_of(batch["advantage"][image, number])
         if self.whole:
             rest["counted"] = rows_of(np.ones_like(caption, bool))
         return rest | {
@@ -127,6 +129,19 @@ class Packer:
             "places": rows_of(image % in_part * prod(spots_of_image) + spot, unplaced),
             "spots": spots.reshape(images, *spots_of_image),
         }
+
+
+def pack(batch: Batch, parts: int, apart: bool) -> Batch:
+    """A packed batch of captions whose lengths nobody knew before; its room is what it needs, rounded up to eighths of
+    the most, so that few shapes are compiled. Arguments as a `Packer`'s fields."""
+    images, captions, length = batch["mask"].shape
+    needed, _ = room_for([places_of(batch["mask"])], length - 1, parts)
+
+    def rounded(least: int, most: int) -> int:
+        return most * -(-8 * least // most) // 8
+
+    room = Room(rounded(needed.rows, images // parts * captions), rounded(needed.of_image, captions * (length - 1)))
+    return Packer(room, parts, apart=apart)(batch)
 
 
 def plan_training(

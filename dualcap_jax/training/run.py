@@ -96,7 +96,7 @@ class Run:
         message = f"must be at least {self.start}, the step that {workdir} is at"
         require(config.steps >= self.start, "training.steps", config.steps, message)
         self.best = self.checkpoints.best_loss(validation)
-        """Lowest loss by validation so far; infinite where there is none."""
+        """Lowest that validation judged so far; infinite where there is none."""
         self.log = MetricsLog(workdir, self.start)
         due = self.start > 0 and (self.start % config.validate_every == 0 or self.start == config.steps)
         self.lacks_validation = due and self.start not in self.log.validated

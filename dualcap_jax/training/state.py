@@ -27,6 +27,12 @@ def partition(params: dict[str, Any], freeze: tuple[str, ...]) -> tuple[dict[str
     return trained, {part: params[part] for part in freeze}
 
 
+def stepped_model(state: State) -> Variables:
+    """The model that the next step changes: not the average of those before, where one is kept."""
+    model = state["model"]
+    return model | {"params": model["params"] | state["optimizer"].get("params", {})}
+
+
 def init_state(model: Variables, training: TrainingConfig, dtype: str) -> State:
     """The state before the first step.
 

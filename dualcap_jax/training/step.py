@@ -14,7 +14,7 @@ from dualcap_jax.models.variables import Variables, batch_stats_of, bind
 from dualcap_jax.training.config import TrainingConfig
 from dualcap_jax.training.objectives import Batch, Objective, Sums
 from dualcap_jax.training.optimizer import learning_rate, make_optimizer, update_loss_scale
-from dualcap_jax.training.state import State, partition
+from dualcap_jax.training.state import State, partition, stepped_model
 
 Metrics = dict[str, Array]
 """Of a step: `loss` (what is minimised), `grad_norm` (before clipping), `learning_rate`; of each trained part
@@ -71,7 +71,7 @@ def make_train_step(config: ModelConfig, training: TrainingConfig, objective: Ob
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         batch, averaged, inner = _inputs(batch), state["model"], state["optimizer"]
-        model = averaged | {"params": averaged["params"] | inner.get("params", {})}
+        model = stepped_model(state)
         key = jax.random.fold_in(jax.random.key(training.seed + 1), inner["step"])
         scale = inner["loss_scale"]["scale"] if scales else 1.0  # a division that XLA drops
         compute = loss_and_grads if training.accumulate == 1 else accumulated

@@ -4,10 +4,10 @@ Equal to those of pycocoevalcap 1.2, which needs Java for its tokens.
 """
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import mul
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -58,14 +58,74 @@ class _Sentence:
         self.ngrams = [Counter(zip(*(words[start:] for start in range(order)), strict=False)) for order in ORDERS]
 
 
-def document_frequencies(references: Sequence[Sequence[str]]) -> DocumentFrequencies:
+class _Weighed(NamedTuple):
+    """What CIDEr-D needs of a caption."""
+
+    ngrams: Sequence[Counter[NGram]]
+    """By order."""
+    norms: Sequence[float]
+    """Of their weights, by order."""
+    bigrams: int
+    """The caption's length, as the original code takes it."""
+
+
+class CiderD:
+    """CIDEr-D (Vedantam et al. 2015): cosine of n-gram weights, clipped, penalised for length; 0 to 10.
+
+    Args:
+        frequencies: Of a corpus: how much each n-gram counts.
+        sigma: Bigrams that a caption may be longer or shorter than its reference, as a standard deviation.
+    """
+
+    def __init__(self, frequencies: DocumentFrequencies, sigma: float = 6.0):
+        log_images = math.log(frequencies.images)
+        self._variance = sigma**2
+        self._squared_weights = {
+            ngram: (log_images - math.log(images)) ** 2 for ngram, images in frequencies.counts.items()
+        }
+        self._unseen = log_images**2  # of an n-gram that no reference has
+
+    def __call__(self, captions: Sequence[str], references: Sequence[str]) -> list[float]:
+        """Of several captions of one image."""
+        targets = [self.weigh(_Sentence(reference)) for reference in references]
+        return [self.score(self.weigh(_Sentence(caption)), targets) for caption in captions]
+
+    def weigh(self, sentence: _Sentence) -> _Weighed:
+        """A caption or reference, for `score`."""
+        weight_of, unseen = self._squared_weights.get, self._unseen
+        norms = [
+            math.sqrt(sum(count * count * weight_of(ngram, unseen) for ngram, count in of_order.items()))
+            for of_order in sentence.ngrams
+        ]
+        return _Weighed(sentence.ngrams, norms, max(0, sentence.length - 1))
+
+    def score(self, caption: _Weighed, references: Sequence[_Weighed]) -> float:
+        """Of one caption: the mean over its references."""
+        return 10 * sum(self._similarity(caption, reference) for reference in references) / len(references)
+
+    def _similarity(self, caption: _Weighed, reference: _Weighed) -> float:
+        total, weights = 0.0, self._squared_weights
+        for ours, theirs, our_norm, their_norm in zip(
+            caption.ngrams, reference.ngrams, caption.norms, reference.norms, strict=True
+        ):
+            shared = ours.keys() & theirs.keys()
+            if shared and our_norm and their_norm:
+                product = sum(
+                    min(ours[ngram], theirs[ngram]) * theirs[ngram] * weights.get(ngram, self._unseen)
+                    for ngram in shared
+                )
+                total += product / (our_norm * their_norm)
+        difference = caption.bigrams - reference.bigrams
+        return total / len(ORDERS) * math.exp(-(difference**2) / (2 * self._variance))
+
+
+def document_frequencies(references: Iterable[Sequence[str]]) -> DocumentFrequencies:
     """Count the images in whose references each n-gram of orders 1 to 4 stands.
 
     Args:
         references: Of each image of a corpus, such as the training split, any number.
     """
-    sentences = _sentences(references)
-    return _document_frequencies([[sentences[reference] for reference in some] for some in references])
+    return _document_frequencies([_Sentence(reference) for reference in set(some)] for some in references)
 
 
 def coco_caption_scores(
@@ -92,7 +152,14 @@ def coco_caption_scores(
 
     statistics = np.array([_bleu_statistics(*pair) for pair in zip(captions, targets, strict=True)], np.float64)
     rouge_l = np.array([_rouge_l(*pair) for pair in zip(captions, targets, strict=True)])
-    cider_d = _cider_d(captions, targets, frequencies)
+    measure = CiderD(frequencies)
+    weighed = {text: measure.weigh(sentence) for text, sentence in sentences.items()}
+    cider_d = np.array(
+        [
+            measure.score(weighed[hypothesis], [weighed[reference] for reference in some])
+            for hypothesis, some in zip(hypotheses, references, strict=True)
+        ]
+    )
     bleu = tuple(_bleu(statistics.sum(axis=0, keepdims=True))[0].tolist())
     return CocoScores(bleu, float(rouge_l.mean()), float(cider_d.mean()), _bleu(statistics), rouge_l, cider_d)
 
@@ -102,11 +169,13 @@ def _sentences(captions: Sequence[Sequence[str]]) -> dict[str, _Sentence]:
     return {caption: _Sentence(caption) for caption in {caption for some in captions for caption in some}}
 
 
-def _document_frequencies(references: Sequence[Sequence[_Sentence]]) -> DocumentFrequencies:
+def _document_frequencies(references: Iterable[Sequence[_Sentence]]) -> DocumentFrequencies:
     counts: Counter[NGram] = Counter()
+    images = 0  # counted here: those of a large set come one by one
     for some in references:
+        images += 1
         counts.update({ngram for sentence in some for of_order in sentence.ngrams for ngram in of_order})
-    return DocumentFrequencies(counts, len(references))
+    return DocumentFrequencies(counts, images)
 
 
 def _bleu_statistics(caption: _Sentence, references: Sequence[_Sentence]) -> list[int]:
@@ -155,46 +224,3 @@ def _common_subsequence(masks: Mapping[str, int], length: int, words: Sequence[s
         found = row & masks.get(word, 0)
         row = (row + found) | (row - found)
     return length - (row & everywhere).bit_count()
-
-
-def _cider_d(
-    captions: Sequence[_Sentence],
-    references: Sequence[Sequence[_Sentence]],
-    frequencies: DocumentFrequencies,
-    sigma: float = 6.0,
-) -> Float[np.ndarray, "image"]:
-    """CIDEr-D of each image (Vedantam et al. 2015): cosine of n-gram weights, clipped, penalised for length."""
-    log_images = math.log(frequencies.images)
-    squared_weights: dict[NGram, float] = defaultdict(lambda: log_images**2)  # of an n-gram that no reference has
-    squared_weights |= {ngram: (log_images - math.log(images)) ** 2 for ngram, images in frequencies.counts.items()}
-    norms: dict[int, list[float]] = {}
-
-    def norm(sentence: _Sentence) -> list[float]:
-        if id(sentence) not in norms:
-            norms[id(sentence)] = [
-                math.sqrt(sum(map(mul, map(mul, each.values(), each.values()), map(squared_weights.__getitem__, each))))
-                for each in sentence.ngrams
-            ]
-        return norms[id(sentence)]
-
-    def similarity(caption: _Sentence, reference: _Sentence) -> float:
-        total = 0.0
-        for ours, theirs, our_norm, their_norm in zip(
-            caption.ngrams, reference.ngrams, norm(caption), norm(reference), strict=True
-        ):
-            shared = ours.keys() & theirs.keys()
-            if shared and our_norm and their_norm:
-                product = sum(
-                    min(ours[ngram], theirs[ngram]) * theirs[ngram] * squared_weights[ngram] for ngram in shared
-                )
-                total += product / (our_norm * their_norm)
-        # The length is the number of bigrams, as in the original code.
-        difference = max(0, caption.length - 1) - max(0, reference.length - 1)
-        return total / len(ORDERS) * math.exp(-(difference**2) / (2 * sigma**2))
-
-    return np.array(
-        [
-            10 * sum(similarity(caption, reference) for reference in some) / len(some)
-            for caption, some in zip(captions, references, strict=True)
-        ]
-    )

@@ -8,6 +8,7 @@ from dualcap_jax.evaluation.reports.values import is_number
 PANELS = {
     "loss": "loss per token, nats",
     "loss_all_positions": "loss per position, padding included, nats",
+    "reward": "CIDEr-D, 0 to 10: of drawn captions in training, of greedy ones in validation",
     "learning_rate": "learning rate",
 }
 """What is drawn of metrics.jsonl, by key, and the titles."""

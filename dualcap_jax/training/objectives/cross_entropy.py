@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dualcap_jax.models.config import Part
+from dualcap_jax.models.config import ModelConfig, Part
 from dualcap_jax.models.dual import DualCaptioner, Packing
+from dualcap_jax.models.mergers import Image
+from dualcap_jax.models.variables import Variables, bind
 from dualcap_jax.training.objectives import Batch, Objective, Sums, images_of
 
 _WEIGHTS = {"nll": "tokens", "smoothed": "tokens", "nll_all": "positions"}
@@ -48,6 +50,18 @@ def batch_logits(
     packing = Packing(*(batch[name] for name in Packing._fields)) if "labels" in batch else None
     inputs = (batch["tokens"], batch["attended"]) if packing else (batch["tokens"][..., :-1], batch["mask"][..., :-1])
     return network(images_of(batch), *inputs, packing, train=key is not None, key=key, frozen=frozen)
+
+
+@partial(jax.jit, static_argnames="config")
+def losses_of(
+    config: ModelConfig,
+    variables: Variables,
+    features: Image,
+    tokens: Int[Array, "batch captions length"],
+    mask: Bool[Array, "batch captions length"],
+) -> Sums:
+    """`token_sums` of captions of encoded images."""
+    return token_sums(bind(config, variables).logits(features, tokens[..., :-1], mask[..., :-1]), tokens, mask)
 
 
 Labels = tuple[Int[Array, "*places"], Bool[Array, "*places"], Bool[Array, "*places"] | None]
@@ -97,15 +111,19 @@ def label_sums(
     With `smoothing` also `smoothed`, over the real ones: every token of the vocabulary gets an equal share of that much
     of the label (Szegedy et al. 2016).
     """
-    log_total = jax.nn.logsumexp(logits, -1)
-    nll = log_total - jnp.take_along_axis(logits, labels[..., None], -1)[..., 0]
+    nll = token_nll(logits, labels)
     sums = {"nll": jnp.sum(nll, where=real), **_counts(real, counted)}
     if counted is not None:
         sums["nll_all"] = jnp.sum(nll, where=counted)
     if smoothing:
-        smoothed = (1 - smoothing) * nll + smoothing * (log_total - logits.mean(-1))
+        smoothed = (1 - smoothing) * nll + smoothing * (jax.nn.logsumexp(logits, -1) - logits.mean(-1))
         sums["smoothed"] = jnp.sum(smoothed, where=real)
     return sums
+
+
+def token_nll(logits: Float[Array, "*places vocab"], labels: Int[Array, "*places"]) -> Float[Array, "*places"]:
+    """Negative log-probability of each label, in nats."""
+    return jax.nn.logsumexp(logits, -1) - jnp.take_along_axis(logits, labels[..., None], -1)[..., 0]
 
 
 def _counts(real: Bool[Array, "*places"], counted: Bool[Array, "*places"] | None) -> Sums:
