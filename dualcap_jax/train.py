@@ -159,10 +159,16 @@ def less_memory(config: ExperimentConfig) -> list[str]:
     training = config.training
     parts = [part for part in ("encoder", "language") if not getattr(config.model, part).remat]
     remat = " and ".join(f"--model.{part}.remat True" for part in parts)
-    return [f"set {remat} (now False)"] * bool(parts) + [
-        f"in a new run directory, lower --training.batch-size (now {training.batch_size}) or --data.image-size (now "
-        f"{config.data.image_size}), or raise --training.accumulate (now {training.accumulate})"
-    ]
+    drawn = training.samples_per_image
+    fewer = [f"lower --training.samples-per-image (now {drawn})"] * (training.objective == "self_critical")
+    return (
+        [f"set {remat} (now False)"] * bool(parts)
+        + fewer
+        + [
+            f"in a new run directory, lower --training.batch-size (now {training.batch_size}) or --data.image-size (now "
+            f"{config.data.image_size}), or raise --training.accumulate (now {training.accumulate})"
+        ]
+    )
 
 
 def validated_images(config: ExperimentConfig) -> int:
