@@ -157,18 +157,16 @@ def claimed(workdir: Path, start: Start) -> Iterator[Path]:
 def less_memory(config: ExperimentConfig) -> list[str]:
     """What to change where memory does not suffice for training."""
     training = config.training
-    parts = [part for part in ("encoder", "language") if not getattr(config.model, part).remat]
-    remat = " and ".join(f"--model.{part}.remat True" for part in parts)
-    drawn = training.samples_per_image
-    fewer = [f"lower --training.samples-per-image (now {drawn})"] * (training.objective == "self_critical")
-    return (
-        [f"set {remat} (now False)"] * bool(parts)
-        + fewer
-        + [
-            f"in a new run directory, lower --training.batch-size (now {training.batch_size}) or --data.image-size (now "
-            f"{config.data.image_size}), or raise --training.accumulate (now {training.accumulate})"
-        ]
+    mends = []
+    if parts := [part for part in ("encoder", "language") if not getattr(config.model, part).remat]:
+        mends.append(f"set {' and '.join(f'--model.{part}.remat True' for part in parts)} (now False)")
+    if training.objective == "self_critical":
+        mends.append(f"lower --training.samples-per-image (now {training.samples_per_image})")
+    mends.append(
+        f"in a new run directory, lower --training.batch-size (now {training.batch_size}) or --data.image-size (now "
+        f"{config.data.image_size}), or raise --training.accumulate (now {training.accumulate})"
     )
+    return mends
 
 
 def validated_images(config: ExperimentConfig) -> int:
