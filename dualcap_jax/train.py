@@ -288,7 +288,6 @@ def _train(
     print(told, known, sep="", end="")
     listed = ", ".join(f"{part} {count:,}" for part, count in counts.items())
     print(f"model: {sum(counts.values()):,} parameters ({listed}); vocabulary {tokenizer.vocab_size}")
-    print(f"device: {jax.devices()[0].device_kind}, {config.model.dtype}; compiling the first step", flush=True)
 
     directory = workdir / "features" if config.data.features == "auto" else Path(config.data.features)
     if encodes_once(config):
@@ -321,7 +320,9 @@ def _train(
             )
             step = make_self_critical_step(config.model, training, *searching, of_training)
             reward = make_greedy_reward(config.model, *searching, of_validation)
-        train(state, step, make_evaluate(config, objective, validation_source, tokenizer, reward), batches, run)
+        evaluating = make_evaluate(config, objective, validation_source, tokenizer, reward)
+        print(f"device: {jax.devices()[0].device_kind}, {config.model.dtype}; compiling the first step", flush=True)
+        train(state, step, evaluating, batches, run)
     if (found := skipped(sources)) != known:
         print(found, end="")
 

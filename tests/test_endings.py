@@ -17,6 +17,15 @@ from .commands import ROOT, TINY, command, environment
 ENDLESS = [*TINY, "--training.steps", "100000", "--training.checkpoint-every", "100000", "--training.log-every", "1"]
 
 
+HEED = """
+import os, signal, sys
+for number in (signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""Starts a command as a terminal does, even where these tests run under nohup."""
+
+
 @pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen]]:
     """Begins a process, with both streams to be read; none outlives the test."""
@@ -24,7 +33,8 @@ def start() -> Iterator[Callable[..., subprocess.Popen]]:
 
         def begin(arguments: list, **settings: str) -> subprocess.Popen:
             streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-            process = subprocess.Popen(list(map(str, arguments)), **streams, env={**environment(), **settings})
+            heeding = [sys.executable, "-c", HEED, *map(str, arguments)]
+            process = subprocess.Popen(heeding, **streams, env={**environment(), **settings})
             stack.callback(process.kill)
             return process
 

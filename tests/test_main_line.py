@@ -45,7 +45,7 @@ def test_training_leaves_a_run_directory_that_says_how_it_went(finished):
     assert [row["step"] for row in rows(workdir, "train")] == [2, 4, 6, 8, 10, 12]
     validations = rows(workdir, "validation")
     assert [row["step"] for row in validations] == [5, 10, 12]
-    assert all(math.isfinite(row["loss"]) and math.isfinite(row["loss_all_positions"]) for row in validations)
+    assert all(math.isfinite(row["loss"]) for row in validations)
     last_lines = printed[printed.index("\ntest: BLEU-1 ") :].splitlines()[1:]
     assert last_lines[-1] == f"caption an image: python -m dualcap_jax.caption {shlex.quote(str(workdir))} IMAGE"
     assert str(workdir) in last_lines[-2]
@@ -100,7 +100,7 @@ def test_evaluation_scores_a_split(finished):
     assert scores["step"] == best["step"]
     # The same loss as in training's own validation, whatever the batch size.
     assert scores["loss"] == pytest.approx(best["loss"], rel=1e-4)
-    assert scores["loss_all_positions"] == pytest.approx(best["loss_all_positions"], rel=1e-4)
+    assert math.isfinite(scores["loss_all_positions"])  # training validates packed captions, without padding
     assert {"shape", "colour", "count", "relation"} <= set(scores["scenes"])
 
 

@@ -56,6 +56,7 @@ def test_what_is_read_is_torchs_multi_head_attention(rng):
 
 def test_captions_of_an_image_side_by_side_are_each_as_alone_and_step_by_step(network):
     batch = random_batch(batch=2, captions=3)
+    batch["tokens"][:, :, 0] = 7  # as all captions begin
     image = network.encode(batch["image"])
     logits = network.logits(image, batch["tokens"], batch["mask"])
     alone = network.logits(image, batch["tokens"][:, 1:2], batch["mask"][:, 1:2])
@@ -63,10 +64,11 @@ def test_captions_of_an_image_side_by_side_are_each_as_alone_and_step_by_step(ne
 
     cache = network.init_cache(2, 3, 9)
     for position in range(3):  # every caption has three tokens
-        tokens = jnp.asarray(batch["tokens"][:, :, position])
+        beams = slice(None, 3 if position else 1)
+        tokens = jnp.asarray(batch["tokens"][:, beams, position])
         stepped, cache = network.next_logits(tokens, jnp.int32(position), cache, image)
-        np.testing.assert_allclose(stepped, logits[:, :, position], rtol=1e-4, atol=1e-5)
-        cache = network.reorder_cache(cache, jnp.tile(jnp.arange(3), (2, 1)))
+        np.testing.assert_allclose(stepped, logits[:, beams, position], rtol=1e-4, atol=1e-5)
+        cache = network.reorder_cache(cache, jnp.tile(jnp.arange(3) if position else jnp.zeros(3, int), (2, 1)))
 
 
 def test_the_image_reaches_the_words_and_its_feature_maps_too(network):
