@@ -108,7 +108,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = cli.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("root", help="directory of images and captions")
     parser.add_argument(
-        "--config", default=str(CONFIG), help="experiment file, of an encoder Lite0 and merger attention"
+        "--config", default=str(CONFIG), help="experiment file, of an encoder Lite0 to Lite2 and the merger attention"
     )
     parser.add_argument("--repeats", type=int, default=5, help="turns of each side")
     parser.add_argument("--steps", type=int, default=8, help="training steps of a turn")
@@ -120,6 +120,7 @@ def main(arguments: Sequence[str]) -> int:
     for side in args.sides:
         here, there = context.Pipe()
         context.Process(target=serve, args=(there, side, args), daemon=True).start()
+        there.close()  # so that the end of a side is noticed
         sides[side], losses[side] = here, here.recv()
     print("losses of the same weights:", ", ".join(f"{side} {loss:.5f}" for side, loss in losses.items()))
     if max(losses.values()) - min(losses.values()) > 1e-3 * max(losses.values()):

