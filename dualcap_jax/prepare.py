@@ -38,9 +38,8 @@ def main(args: Sequence[str]) -> int:
     named, _ = cli.first(Arguments, args)
     base = load_experiment(named["config"]) if named["config"] else ExperimentConfig()
     description = "Compute once what training with a frozen encoder would compute anew at each epoch."
-    arguments = cli.parse(
-        Arguments, args, "prepare", description, Arguments("features", "", base.init_from, experiment=base)
-    )
+    default = Arguments(tyro.MISSING, tyro.MISSING, named["config"], experiment=base)
+    arguments = cli.parse(Arguments, args, "prepare", description, default)
     config, out = arguments.experiment, Path(arguments.out)
     sources = [(split, open_source(config.data, split)) for split in arguments.splits]
     if config.init_from:

@@ -294,6 +294,8 @@ def _train(
         train_source, validation_source = (
             EncodedSource(source, directory / split) for source, split in zip(sources, SPLITS, strict=False)
         )
+    elif config.data.features not in ("auto", "none"):
+        print(f"data.features={config.data.features}: not read, as the encoder is trained or crops are random")
     packer = None
     if packs(config) and training.objective == "cross_entropy":
         packer, filled = plan_training(train_source, tokenizer, config.data, training, config.model.merger)

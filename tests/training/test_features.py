@@ -114,6 +114,10 @@ def test_train_and_prepare_share_features_and_train_says_so(tmp_path, capsys):
     assert f"each image is encoded once, into {features}" in capsys.readouterr().out
     assert not (tmp_path / "run/features").exists()
 
+    thawed = ["--init-from", str(tmp_path / "run"), "--training.freeze", "--workdir", str(tmp_path / "thawed")]
+    assert train.main([*thawed, "--training.steps", "2"]) == 0
+    assert f"data.features={features}: not read, as the encoder is trained" in capsys.readouterr().out
+
 
 def test_an_image_that_was_broken_then_is_a_fault_when_training_meets_it(scenes, tmp_path):
     data, source = scenes
