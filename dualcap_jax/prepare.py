@@ -35,10 +35,10 @@ class Arguments:
 
 def main(args: Sequence[str]) -> int:
     """Encode the images of each split; returns the exit code."""
-    named, _ = cli.first(Arguments, args)
+    named, others = cli.first(Arguments, args)
     base = load_experiment(named["config"]) if named["config"] else ExperimentConfig()
     description = "Compute once what training with a frozen encoder would compute anew at each epoch."
-    default = Arguments(tyro.MISSING, tyro.MISSING, named["config"], experiment=base)
+    default = Arguments("features", others[1], named["config"], experiment=base) if len(others) == 2 else None
     arguments = cli.parse(Arguments, args, "prepare", description, default)
     config, out = arguments.experiment, Path(arguments.out)
     sources = [(split, open_source(config.data, split)) for split in arguments.splits]
