@@ -1,7 +1,5 @@
 """What a user imports: images in, captions with scores out."""
 
-import io
-import math
 import os
 import reprlib
 import sys
@@ -16,15 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
-from PIL import Image
 from safetensors.numpy import save_file
 
 from dualcap_jax import inference
 from dualcap_jax.config import ExperimentConfig, load_json, load_run, save_json
-from dualcap_jax.data.folders import read_file
-from dualcap_jax.data.images import ImageError, upright_rgb
+from dualcap_jax.data.inputs import ImageInput, open_image, several
 from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer
-from dualcap_jax.data.transform import ImageTransform
 from dualcap_jax.decoding import Decoded, DecodingConfig, Rules
 from dualcap_jax.errors import UserError, require
 from dualcap_jax.explain.maps import attention_map, word_map
@@ -32,17 +27,13 @@ from dualcap_jax.explain.words import Word, find_word, join_words, log_probs, wo
 from dualcap_jax.fields import check_names
 from dualcap_jax.files import replacing, write_text
 from dualcap_jax.models import variables
-from dualcap_jax.models.mergers import Image as Seen
+from dualcap_jax.models.mergers import Image
 from dualcap_jax.models.variables import Variables
 from dualcap_jax.pretrained.files import locate, read_tensors
 from dualcap_jax.pretrained.tables import PretrainedError, export, own_table, port
 from dualcap_jax.training.checkpoints import Which, restore_model
 from dualcap_jax.training.objectives.cross_entropy import losses_of
 from dualcap_jax.training.trained_on import load_own_tokenizer
-
-Buffer = bytes | bytearray | memoryview
-ImageInput = str | os.PathLike | Buffer | Image.Image | np.ndarray
-"""A path, an encoded image (JPEG, PNG, WebP, ...), a PIL image or an array uint8 [height, width, 3]."""
 
 
 @dataclass(frozen=True)
@@ -62,51 +53,6 @@ class Caption:
     """Each word, prompt included, and how much of it was seen; where that was asked for."""
     others: tuple["Caption", ...] = ()
     """The next best, where more than one was asked for."""
-
-
-def _several(images: Any) -> Iterable[Any]:
-    """Images; one that is given alone is a list of one."""
-    is_array = getattr(images, "ndim", None) in (2, 3)
-    alone = is_array or isinstance(images, str | os.PathLike | Buffer | Image.Image | io.IOBase | dict)
-    return [images] if alone or not isinstance(images, Iterable) else images
-
-
-def _open(image: Any, transform: ImageTransform) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return upright_rgb(image)
-    if isinstance(image, Buffer):
-        return transform.open(bytes(image))
-    if isinstance(image, str | os.PathLike):
-        try:
-            return transform.open(read_file(Path(image)), str(image))
-        except ImageError as error:
-            raise ImageError(f"{os.fspath(image)}: {error}") from error
-    if hasattr(image, "__array__"):
-        return upright_rgb(Image.fromarray(_pixels(np.asarray(image))))
-    raise ImageError(
-        f"{reprlib.repr(image)} is no image: give a path, the bytes of an image file, a PIL image or an array uint8 "
-        "[height, width, 3]"
-    )
-
-
-def _pixels(values: np.ndarray) -> np.ndarray:
-    """An array that is an image: [height, width], or with 3 colours or 4."""
-    if values.ndim == 3 and values.shape[-1] == 1:
-        values = values[..., 0]
-    if 0 in values.shape or (values.ndim != 2 and (values.ndim != 3 or values.shape[-1] not in (3, 4))):
-        turned = "; give array.transpose(1, 2, 0)" if values.ndim == 3 and values.shape[0] in (3, 4) else ""
-        raise ImageError(
-            f"an array {list(values.shape)} is no image: must be [height, width, 3] or [height, width]{turned}"
-        )
-    if values.dtype != np.uint8:
-        low, high = (values.min(), values.max()) if values.dtype.kind in "biuf" else (math.nan, math.nan)
-        mend = "bring its values to 0 to 255, then give array.astype('uint8')"
-        if low >= 0 and high <= 1:
-            mend = "give (array * 255).round().astype('uint8')"
-        elif low >= 0 and high <= 255:
-            mend = "give array.round().astype('uint8')"
-        raise ImageError(f"an array of {values.dtype}, {low} to {high}: must be uint8, 0 to 255; {mend}")
-    return values
 
 
 def _text(caption: Any) -> str:
@@ -224,7 +170,7 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         """
         check_names(DecodingConfig, decoding)
         settings = replace(self.config.decoding, **decoding)
-        return list(self.caption_prepared(map(self.prepare, _several(images)), settings, explain))
+        return list(self.caption_prepared(map(self.prepare, several(images)), settings, explain))
 
     def prepare(self, image: ImageInput) -> UInt8[np.ndarray, "size size 3"]:
         """What the network sees of an image: its middle, resized.
@@ -233,7 +179,7 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
             ImageError: when it cannot be read.
         """
         transform = self.config.data.transform
-        return transform(_open(image, transform))
+        return transform(open_image(image, transform))
 
     def explain(self, image: ImageInput, caption: Caption | str) -> tuple[Word, ...]:
         """How much of each word of any caption, the network's own or another, this image gives.
@@ -245,7 +191,7 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         text = _text(caption)
         return self.explain_encoded(self.encode(self.prepare(image)[None]), text)
 
-    def explain_encoded(self, features: Seen, caption: Caption | str) -> tuple[Word, ...]:
+    def explain_encoded(self, features: Image, caption: Caption | str) -> tuple[Word, ...]:
         """The same of an encoded image.
 
         Raises:
@@ -320,13 +266,13 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         usual = max(self.config.data.max_length, self.config.decoding.max_length)
         return ids[:-1], np.array([[ids + [self.tokenizer.pad_id] * (usual - len(ids))]], np.int32)
 
-    def encode(self, images: UInt8[np.ndarray, "batch size size 3"]) -> Seen:
+    def encode(self, images: UInt8[np.ndarray, "batch size size 3"]) -> Image:
         """What `search`, `losses` and `explain_encoded` take of images already of the network's size."""
         return inference.encode(self.config.model, self.model, images)
 
     def losses(
         self,
-        features: Seen,
+        features: Image,
         tokens: Int[np.ndarray, "batch captions length"],
         mask: Bool[np.ndarray, "batch captions length"],
     ) -> dict[str, float]:
@@ -354,7 +300,7 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
             yield from search(self.encode(np.stack(filled)), first)[: len(chunk)]
             first += len(chunk)
 
-    def searcher(self, decoding: DecodingConfig, explain: bool = False) -> Callable[[Seen, int], list[Caption]]:
+    def searcher(self, decoding: DecodingConfig, explain: bool = False) -> Callable[[Image, int], list[Caption]]:
         """A function that captions encoded images.
 
         Args:
@@ -383,7 +329,7 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         rules = Rules(settings, tokenizer.end_id, tokenizer.pad_id, bad_words)
         key_of = jax.vmap(partial(jax.random.fold_in, jax.random.key(decoding.seed)))
 
-        def search(features: Seen, first: int) -> list[Caption]:
+        def search(features: Image, first: int) -> list[Caption]:
             keys, prompt = key_of(first + np.arange(len(jax.tree.leaves(features)[0]))), np.array(start, np.int32)
             found = inference.search(self.config.model, self.model, features, prompt, keys, rules)
             seen = None

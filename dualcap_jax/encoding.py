@@ -1,7 +1,7 @@
 """Encode once: what a frozen encoder makes of the images is computed before training, not again at each epoch."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -37,20 +37,27 @@ def features_of(
 
 def made_with(config: ModelConfig, data: DataConfig, variables: Variables) -> dict[str, Any]:
     """All that features hang on: the encoder, its weights, the image transform, and which features they are."""
-    encoder, transform, checksum = config.encoder, data.transform, 0
-    for leaf in jax.tree.leaves([variables[kind].get("encoder", {}) for kind in ("params", "batch_stats")]):
-        checksum = zlib.crc32(np.asarray(leaf).tobytes(), checksum)
+    encoder, transform = config.encoder, data.transform
+    weights = [variables[kind].get("encoder", {}) for kind in ("params", "batch_stats")]
     shape = {name: value for name, value in asdict(encoder).items() if name in ("variant", "width", "depth")}
     return {
         "encoder": {"kind": encoder.kind, **shape, "pretrained": encoder.pretrained},
         "normalization": encoder.normalization,
-        "weights": f"{checksum:08x}",
+        "weights": checksum(jax.tree.leaves(weights)),
         "image_size": transform.size,
         "resize": transform.resize,
         "interpolation": transform.interpolation,
         "dtype": config.dtype,
         "strides": list(config.merger.reads),
     }
+
+
+def checksum(arrays: Iterable[Array | np.ndarray]) -> str:
+    """Of what arrays hold, one after the other."""
+    found = 0
+    for array in arrays:
+        found = zlib.crc32(np.asarray(array).tobytes(), found)
+    return f"{found:08x}"
 
 
 def encode_once(

@@ -8,7 +8,7 @@ import reprlib
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from itertools import chain
@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, UInt8
+from jaxtyping import UInt8
 from tqdm import tqdm
 
 from dualcap_jax.captioner import Captioner
@@ -32,6 +32,7 @@ from dualcap_jax.data.sources.entries import coco_number
 from dualcap_jax.data.sources.scenes import ScenesSource
 from dualcap_jax.data.transform import ImageTransform
 from dualcap_jax.decoding.config import DecodingConfig
+from dualcap_jax.encoding import checksum
 from dualcap_jax.evaluation.config import EvaluationConfig
 from dualcap_jax.evaluation.metrics.score import check_metrics, score_captions
 from dualcap_jax.evaluation.reports.figures import samples_figure
@@ -143,7 +144,7 @@ def caption_split(
         images captioned now, so that none is encoded twice, where the merger reads nothing else.
     """
     data = captioner.config.data
-    weights = _checksum(jax.tree.leaves(captioner.model))
+    weights = checksum(jax.tree.leaves(captioner.model))
     about = {"step": captioner.step, "weights": weights, "tokenizer": captioner.tokenizer.digest}
     header = json.loads(json.dumps(about | {"decoding": asdict(decoding)}))
     before: list[dict[str, Any]] = []
@@ -162,7 +163,7 @@ def caption_split(
     with tqdm(total=len(source), unit="image", disable=None) as bar:
         for batch in eval_batches(source, captioner.tokenizer, data, decoding.batch_size):
             image_ids = batch["image_id"][batch["image_id"] >= 0].tolist()
-            content = _checksum(batch.values())
+            content = checksum(batch.values())
             if len(done) < len(before) and before[len(done)]["content"] != content:
                 bar.write(
                     f"{progress}: images or captions have changed since; they are captioned anew from image "
@@ -190,13 +191,6 @@ def caption_split(
             bar.update(len(image_ids))
     losses = mean_losses(batch["losses"] for batch in done)
     return tuple(captions), losses | {"perplexity": math.exp(losses["loss"])}, encoded
-
-
-def _checksum(arrays: Iterable[Array | np.ndarray]) -> str:
-    checksum = 0
-    for array in arrays:
-        checksum = zlib.crc32(np.asarray(array).tobytes(), checksum)
-    return f"{checksum:08x}"
 
 
 def read_captions(path: Path, source: Source) -> tuple[ScoredCaption, ...]:

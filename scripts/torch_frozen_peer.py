@@ -50,8 +50,11 @@ class Peer:
         self.encoder = encoder.eval().requires_grad_(False)
         merger, width = config.model.merger, config.model.language.width
         self.merger = Looking(1280, width, model["params"]["merger"], merger.heads, merger.dropout)
+        training = config.training
         self.trained = nn.ModuleList([self.language, self.merger])
-        self.optimizer = torch.optim.AdamW(self.trained.parameters(), config.training.learning_rate, weight_decay=0.05)
+        self.optimizer = torch.optim.AdamW(
+            self.trained.parameters(), training.learning_rate, weight_decay=training.weight_decay
+        )
 
     def maps(self, batch: Batch) -> torch.Tensor:
         """[pairs, places, features]: kept ones, or of each pair's image."""

@@ -11,7 +11,6 @@ False in `mask`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -123,14 +122,9 @@ def check_images(source: Source, count: int, threads: int) -> None:
     Raises:
         DataError: for a broken one, where `on_error` is "raise".
     """
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for start in range(0, min(count, len(source)), 256):  # so that little is left to wait for after a fault
-                records = [source[place] for place in range(start, min(start + 256, count, len(source)))]
-                for message in filter(None, pool.map(partial(_fault_of, source), records)):
-                    source.faults.report("unreadable image", message)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    records = map(source.__getitem__, range(min(count, len(source))))
+    for message in filter(None, map_ahead(partial(_fault_of, source), records, threads)):
+        source.faults.report("unreadable image", message)
 
 
 def _fault_of(source: Source, record: Record) -> str:

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
+from optax import softmax_cross_entropy_with_integer_labels
 from PIL import Image
 
-from dualcap_jax.explain.words import label_log_probs
 from dualcap_jax.models.config import ModelConfig
 from dualcap_jax.models.encoders import Encoded, encoded
 from dualcap_jax.models.variables import Variables, bind
@@ -63,7 +63,7 @@ def word_map(
         deeper = network.encoder.deeper_maps(given, stride) if config.merger.reads else {}
         image = network.look(Encoded(vector, every | deeper))
         logits = network.logits(image, before, jnp.ones_like(before, bool))
-        return jnp.sum(label_log_probs(logits, labels)[0, 0], where=of_word)
+        return -jnp.sum(softmax_cross_entropy_with_integer_labels(logits, labels)[0, 0], where=of_word)
 
     return _enlarged(grad_cam(log_prob, features.astype(jnp.float32)), image.shape[0])
 

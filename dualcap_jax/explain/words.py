@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+from optax import softmax_cross_entropy_with_integer_labels
 
 from dualcap_jax.data.text import CaptionTokenizer, normalize_caption
 from dualcap_jax.errors import UserError
@@ -92,9 +93,4 @@ def log_probs(
     mask = jnp.arange(tokens.shape[-1] - 1) < lengths[..., None]
     before = tokens[..., :-1]
     logits = network.logits(features, before, mask), *network.blind_logits(before, mask)
-    return tuple(label_log_probs(each, tokens[..., 1:]) for each in logits)
-
-
-def label_log_probs(logits: Float[Array, "*places vocab"], labels: Int[Array, "*places"]) -> Float[Array, "*places"]:
-    """Log-probability of each label, in nats."""
-    return jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1)[..., 0]
+    return tuple(-softmax_cross_entropy_with_integer_labels(each, tokens[..., 1:]) for each in logits)

@@ -39,7 +39,7 @@ class ModelConfig:
     """What joins the two."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Kind of number that the network computes with. Parameters, norms, softmax, loss and statistics stay float32.
-    float16 trains with dynamic loss scaling. The 16-bit kinds are for accelerators: on a CPU they are slower."""
+    float16 trains with dynamic loss scaling. The 16-bit kinds are for accelerators: on most CPUs they are slower."""
 
     def __post_init__(self) -> None:
         check_types(self, "model.")

@@ -8,6 +8,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+from optax import softmax_cross_entropy_with_integer_labels
 
 from dualcap_jax.models.config import ModelConfig, Part
 from dualcap_jax.models.dual import DualCaptioner, Packing
@@ -111,7 +112,7 @@ def label_sums(
     With `smoothing` also `smoothed`, over the real ones: every token of the vocabulary gets an equal share of that much
     of the label (Szegedy et al. 2016).
     """
-    nll = token_nll(logits, labels)
+    nll = softmax_cross_entropy_with_integer_labels(logits, labels)
     sums = {"nll": jnp.sum(nll, where=real), **_counts(real, counted)}
     if counted is not None:
         sums["nll_all"] = jnp.sum(nll, where=counted)
@@ -119,11 +120,6 @@ def label_sums(
         smoothed = (1 - smoothing) * nll + smoothing * (jax.nn.logsumexp(logits, -1) - logits.mean(-1))
         sums["smoothed"] = jnp.sum(smoothed, where=real)
     return sums
-
-
-def token_nll(logits: Float[Array, "*places vocab"], labels: Int[Array, "*places"]) -> Float[Array, "*places"]:
-    """Negative log-probability of each label, in nats."""
-    return jax.nn.logsumexp(logits, -1) - jnp.take_along_axis(logits, labels[..., None], -1)[..., 0]
 
 
 def _counts(real: Bool[Array, "*places"], counted: Bool[Array, "*places"] | None) -> Sums:
