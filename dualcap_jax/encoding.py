@@ -77,6 +77,9 @@ def encode_once(
         DataError: the directory holds others; the disk has no room; or an image is broken.
     """
     about, place = made_with(config, data, variables), directory / split
+    views = data.views if split == "train" and data.augments else 0
+    if views:
+        about |= {name: getattr(data, name) for name in ("views", "crop_scale", "crop_share", "flip")}
     if features.is_whole(place, about, source):
         return
     blank = jax.ShapeDtypeStruct((BATCH, data.image_size, data.image_size, 3), jnp.uint8)
@@ -85,9 +88,9 @@ def encode_once(
     }
 
     def batches(start: int) -> Iterator[tuple[list[int], features.Arrays, dict[int, str]]]:
-        threads = max(1, data.read_threads)
-        with tqdm(desc=f"encoding {split}", total=len(source), initial=start, unit="image", disable=None) as bar:
-            for positions, images, broken in decoded_batches(source, threads, BATCH, start):
+        total = max(views, 1) * len(source)
+        with tqdm(desc=f"encoding {split}", total=total, initial=start, unit="image", disable=None) as bar:
+            for positions, images, broken in decoded_batches(source, data, BATCH, start, views):
                 found: features.Arrays = {}
                 if positions:
                     filled = np.resize(images, (BATCH, *images.shape[1:]))
@@ -95,4 +98,4 @@ def encode_once(
                 yield positions, {name: values[: len(positions)] for name, values in found.items()}, broken
                 bar.update(len(positions) + len(broken))
 
-    features.write(place, about, source, shapes, batches)
+    features.write(place, about, source, shapes, max(views, 1), batches)

@@ -222,8 +222,9 @@ def cut_captions(source: Source, tokenizer: CaptionTokenizer, data: DataConfig) 
 
 
 def encodes_once(config: ExperimentConfig) -> bool:
-    """Whether each image is encoded once for all epochs: its features are always the same, and may be kept."""
-    return "encoder" in config.training.freeze and config.data.crop_scale == 1 and config.data.features != "none"
+    """Whether each image, or each of its views, is encoded once for all epochs: the features are kept."""
+    keeps = config.data.features != "none" and (config.data.views > 0 or not config.data.augments)
+    return "encoder" in config.training.freeze and keeps
 
 
 def packs(config: ExperimentConfig) -> bool:
@@ -295,7 +296,8 @@ def _train(
             EncodedSource(source, directory / split) for source, split in zip(sources, SPLITS, strict=False)
         )
     elif config.data.features not in ("auto", "none"):
-        print(f"data.features={config.data.features}: not read, as the encoder is trained or crops are random")
+        reason = "the encoder is trained, or data.views is 0 and crops are random"
+        print(f"data.features={config.data.features}: not read, as {reason}")
     packer = None
     if packs(config) and training.objective == "cross_entropy":
         packer, filled = plan_training(train_source, tokenizer, config.data, training, config.model.merger)
@@ -309,7 +311,8 @@ def _train(
         state, notes = first_state(config.model, training, run.checkpoints, batches, model_of_other)
         print("".join(f"{note}\n" for note in notes), end="", flush=True)
         if encodes_once(config):
-            print(f"encoder: frozen, so each image is encoded once, into {directory}", flush=True)
+            views = f"{config.data.views} views of each image are" if config.data.augments else "each image is"
+            print(f"encoder: frozen, so {views} encoded once, into {directory}", flush=True)
             for source, split in zip(sources, SPLITS, strict=False):
                 encode_once(config.model, config.data, state["model"], source, directory, split)
         objective = cross_entropy(training.loss, training.freeze, training.label_smoothing)

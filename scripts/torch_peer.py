@@ -58,26 +58,55 @@ class Merger(nn.Module):
         return hidden + self.decoder2(torch.relu(self.encoder2(hidden)))
 
 
+class Standardize(nn.Module):
+    """Each channel less its running mean, over its running deviation; `ours`: our statistics, none: not at all."""
+
+    mean: torch.Tensor
+    square: torch.Tensor
+    batches: torch.Tensor
+
+    def __init__(self, ours: dict[str, Any] | None, floor: float):
+        super().__init__()
+        self.floor, self.applies = floor, ours is not None
+        for name, value in (ours or {}).items():
+            self.register_buffer(name, torch.tensor(np.array(value)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[..., channels]; in training, the statistics are learnt first."""
+        if not self.applies:
+            return x
+        if self.training:
+            rate = torch.clamp(1 / (1 + self.batches), min=0.01)
+            for stat, values in ((self.mean, x), (self.square, x**2)):
+                stat += rate * (values.flatten(0, -2).mean(0) - stat)
+            self.batches += 1
+        deviation = torch.sqrt(torch.clamp(self.square - self.mean**2, min=0)) + self.floor
+        return (x - self.mean) / deviation
+
+
 class Looking(nn.Module):
-    """The merger `attention` with one round and one stride: hidden states ask feature maps, whose mean is the vector.
+    """The merger `attention` with one round and one stride: hidden states ask feature maps.
 
     Args:
-        features: channels of the maps.
-        width: of hidden states.
         ours: parameters of our merger, nested dicts of arrays.
         heads: of the attention.
-        dropout: of its weights and of what is read.
+        dropout: of places, of what is read and of the hidden layers.
+        stats: batch statistics of our merger, where it has some.
     """
 
-    def __init__(self, features: int, width: int, ours: dict[str, Any], heads: int, dropout: float = 0.0):
+    def __init__(self, ours: dict[str, Any], heads: int, dropout: float = 0.0, stats: dict[str, Any] | None = None):
         super().__init__()
         places, ask, mlp = ours["places"][0], ours["rounds"][0], ours["mlp"]
-        self.project, self.places_norm = nn.Linear(features, width), nn.LayerNorm(width)
+        channels, width = places["project"]["kernel"].shape
+        features = len(mlp["first"]["encoder"]["kernel"]) - 2 * width
+        self.vector_stats = Standardize(stats["standardize"] if stats else None, 0.02)
+        self.map_stats = Standardize(stats["places"][0]["standardize"] if stats else None, 0.05)
+        self.project, self.places_norm = nn.Linear(channels, width), nn.LayerNorm(width)
         self.positions = nn.Parameter(torch.tensor(np.asarray(places["positions"])).flatten(0, 1))
         self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
-        self.attention = nn.MultiheadAttention(width, heads, dropout, batch_first=True)
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
         first, second = (len(mlp[name]["encoder"]["bias"]) for name in ("first", "second"))
-        self.mlp = Merger(features, width, (first, second))
+        self.mlp = Merger(features + width, width, (first, second))
         _set(self.project, places["project"])
         _set(self.places_norm, places["norm"])
         _set(self.norm, ask["norm"])
@@ -89,17 +118,27 @@ class Looking(nn.Module):
             for layer in ("encoder", "decoder"):
                 _set(getattr(self.mlp, f"{layer}{number}"), mlp[name][layer])
 
-    def forward(self, maps: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """[batch, places, features] and [batch, length, width] -> [batch, length, width]."""
-        places = self.places_norm(self.project(maps)) + self.positions
-        read, _ = self.attention(self.norm(hidden), places, places, need_weights=False)
-        return self.mlp(maps.mean(1), hidden + self.dropout(read))
+    def forward(self, maps: torch.Tensor, hidden: torch.Tensor, vector: torch.Tensor | None = None) -> torch.Tensor:
+        """[batch, places, channels] and [batch, length, width] -> [batch, length, width]; no vector: the maps' mean."""
+        vector = self.vector_stats(maps.mean(1) if vector is None else vector)
+        places = self.dropout(self.places_norm(self.project(self.map_stats(maps))) + self.positions)
+        read = self.dropout(self.attention(self.norm(hidden), places, places, need_weights=False)[0])
+        seen = torch.cat([vector[:, None].expand(-1, hidden.shape[1], -1), hidden, read], 2)
+        mlp = self.mlp
+        hidden = hidden + read + self.dropout(mlp.decoder1(self.dropout(torch.relu(mlp.encoder1(seen)))))
+        return hidden + self.dropout(mlp.decoder2(self.dropout(torch.relu(mlp.encoder2(hidden)))))
 
 
 def _set(module: nn.Linear | nn.LayerNorm, ours: dict[str, Any]) -> None:
     """Give a layer our weights."""
     weight = np.asarray(ours["kernel"]).T if "kernel" in ours else np.asarray(ours["scale"])
     module.weight.data[:], module.bias.data[:] = torch.tensor(weight), torch.tensor(np.asarray(ours["bias"]))
+
+
+def scale_embeddings(model: GPT2LMHeadModel, factor: float) -> None:
+    """Scale the token embeddings where they enter the blocks."""
+    if factor != 1:
+        model.transformer.wte.register_forward_hook(lambda module, inputs, output: factor * output)
 
 
 class TorchCaptioner(GPT2LMHeadModel):
@@ -111,9 +150,11 @@ class TorchCaptioner(GPT2LMHeadModel):
         encoder: str | None = "efficientnet-b4",
         image_size: int | None = None,
         looking: Looking | None = None,
+        embedding_scale: float = 1.0,
         **merger: Any,
     ):
         super().__init__(config)
+        scale_embeddings(self, embedding_scale)
         if encoder is not None:
             self.encoder = Encoder.from_name(encoder, image_size=image_size)
         self.merger: Merger | Looking = Merger(width=config.n_embd, **merger)
@@ -122,12 +163,17 @@ class TorchCaptioner(GPT2LMHeadModel):
             self.merger = looking
 
     def forward(
-        self, input_ids: torch.Tensor | None = None, image_features: torch.Tensor | None = None, **kwargs: Any
+        self,
+        input_ids: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+        image_vectors: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> CausalLMOutputWithCrossAttentions:
-        """Logits and the cache, as `generate` wants them."""
+        """Logits and the cache, as `generate` wants them; the vectors beside feature maps are for `Looking`."""
         # The cache's name among arguments and outputs is another from transformers 5.24 on.
         out = dict(self.transformer(input_ids=input_ids, **kwargs))
-        logits = self.lm_head(self.merger(image_features, out.pop("last_hidden_state")))
+        vectors = () if image_vectors is None else (image_vectors,)
+        logits = self.lm_head(self.merger(image_features, out.pop("last_hidden_state"), *vectors))
         return CausalLMOutputWithCrossAttentions(logits=logits, **out)
 
 

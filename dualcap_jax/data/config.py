@@ -53,7 +53,14 @@ class DataConfig(ReadingConfig):
     """Filter that resizes images. None: what the encoder's pretrained weights expect, or bilinear without them."""
     crop_scale: float = 1.0
     """Smallest share of a training image's area that a random crop keeps. 1 turns random crops off, as the original
-    did. Images are never flipped: captions tell left from right."""
+    did."""
+    crop_share: float = 1.0
+    """Share of the training images that random crops are taken of; the others stay whole, as in evaluation."""
+    flip: bool = False
+    """Mirror every second training image, chosen at random. Leave it off where captions tell left from right."""
+    views: int = 0
+    """Random views (crops, mirrored or not) of each training image that a frozen encoder encodes once; each epoch takes
+    one of them. 0: new ones at each epoch, encoded anew. Without random crops and mirroring there is one view."""
     max_length: int = 30
     """Most tokens of a caption, both framing tokens included; a longer caption loses its end. The original's: 36."""
     plain: bool = False
@@ -77,7 +84,7 @@ class DataConfig(ReadingConfig):
     """Extra processes that read and decode images. 0: none."""
     features: str = "auto"
     """Directory of what a frozen encoder makes of the images, which is then computed once instead of at each epoch,
-    unless random crops are asked for. auto: features/ in the run directory. none: at each epoch."""
+    unless each epoch has new views (data.views). auto: features/ in the run directory. none: at each epoch."""
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     """The embedded scenes."""
 
@@ -89,7 +96,10 @@ class DataConfig(ReadingConfig):
         if self.resize is not None:
             message = f"crop larger than the image: must be at least data.image_size={self.image_size}"
             require(self.resize >= self.image_size, "data.resize", self.resize, message)
-        require(0 < self.crop_scale <= 1, "data.crop_scale", self.crop_scale, "must be more than 0 and at most 1")
+        for name in ("crop_scale", "crop_share"):
+            require(
+                0 < getattr(self, name) <= 1, f"data.{name}", getattr(self, name), "must be more than 0 and at most 1"
+            )
         message = "must be at least 3 (a token between the two framing ones)"
         require(self.max_length >= 3, "data.max_length", self.max_length, message)
         captions = self.captions_per_image
@@ -98,13 +108,18 @@ class DataConfig(ReadingConfig):
         require(self.vocab_size >= 257, "data.vocab_size", self.vocab_size, message)
         fraction = self.validation_fraction
         require(0 <= fraction < 1, "data.validation_fraction", fraction, "must be at least 0 and less than 1")
-        for name in ("read_threads", "workers"):
+        for name in ("read_threads", "workers", "views"):
             value = getattr(self, name)
             require(value >= 0, f"data.{name}", value, "must be at least 0")
 
     def styled(self, caption: str) -> str:
         """A caption as it is learnt."""
         return caption.strip().removesuffix(".").rstrip().lower() if self.plain else caption
+
+    @property
+    def augments(self) -> bool:
+        """Whether training images are randomly cropped or mirrored."""
+        return self.crop_scale < 1 or self.flip
 
     @property
     def transform(self) -> ImageTransform:

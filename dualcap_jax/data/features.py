@@ -2,7 +2,8 @@
 
 A directory of one split holds `features.json` (what the features were made with, and the images in their order, each
 with its id, name and captions; written last, so that a directory that has it is whole), `vector.npy` float16
-[images, features] and, for each stride, `maps_STRIDE.npy` float16 [images, height, width, channels].
+[views * images, features] and, for each stride, `maps_STRIDE.npy` float16 [views * images, height, width, channels]:
+one view of all images after the other.
 """
 
 import json
@@ -54,15 +55,17 @@ class EncodedSource:
         """Name of each record's image."""
         return self._source.filenames
 
-    def features(self, index: int) -> dict[str, Float16[np.ndarray, "..."]]:
-        """`vector` and `maps_STRIDE` of the image at a position.
+    def features(self, index: int, rng: np.random.Generator | None = None) -> dict[str, Float16[np.ndarray, "..."]]:
+        """`vector` and `maps_STRIDE` of the image at a position; where it has several views, of the one `rng` chooses.
 
         Raises:
             ImageError: it could not be read when the images were encoded.
         """
         if (message := self._unreadable.get(str(index))) is not None:
             raise ImageError(message)
-        return {name: np.array(array[index]) for name, array in self._arrays.items()}
+        views = len(self._arrays["vector"]) // len(self)
+        row = index + len(self) * int(rng.integers(views)) if rng is not None and views > 1 else index
+        return {name: np.array(array[row]) for name, array in self._arrays.items()}
 
     @cached_property
     def _arrays(self) -> Arrays:
@@ -124,6 +127,7 @@ def write(
     made_with: Mapping[str, Any],
     source: Source,
     shapes: Mapping[str, tuple[int, ...]],
+    views: int,
     encode: Callable[[int], Iterable[tuple[list[int], Arrays, dict[int, str]]]],
 ) -> None:
     """Compute the features of a source; an interrupted computation goes on where it was.
@@ -133,14 +137,15 @@ def write(
         made_with: what the features are made with, for whom it concerns later.
         source: the images.
         shapes: of one image's features, by name.
-        encode: `(start) -> batches`: from the image at this position on. Of each batch the positions of its images,
+        views: of each image.
+        encode: `(start) -> batches`: from the view at this position on. Of each batch the positions of its images,
             their features, and what is wrong with images that could not be read, by position.
 
     Raises:
         DataError: the disk has no room; a value does not fit in 16 bits; or what `encode` raises.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    images = len(source)
+    images = views * len(source)
     needed = sum(2 * images * int(np.prod(shape)) for shape in shapes.values())
     paths = {name: directory / f"{name}.npy" for name in shapes}
     progress, start, unreadable = directory / UNFINISHED, 0, {}

@@ -137,15 +137,16 @@ def _fault_of(source: Source, record: Record) -> str:
 
 
 def decoded_batches(
-    source: Source, threads: int, batch_size: int, start: int = 0
+    source: Source, config: DataConfig, batch_size: int, start: int = 0, views: int = 0
 ) -> Iterator[tuple[list[int], UInt8[np.ndarray, "..."], dict[int, str]]]:
     """The images of a source in order, as the encoder reads them, to be encoded once.
 
     Args:
         source: of the images.
-        threads: that read and decode.
+        config: views, and threads that read and decode.
         batch_size: images of a batch; the last may have fewer.
         start: position to begin with.
+        views: random views of all images, one after the other: the positions go on. 0: the images as they are.
 
     Yields:
         Positions; images [batch, size, size, 3]; and what is wrong with those that can't be read, by position, which
@@ -156,19 +157,20 @@ def decoded_batches(
     """
 
     def read(position: int) -> np.ndarray | str:
-        record = source[position]
+        record = source[position % len(source)]
         try:
-            return _square(source, record)
+            return _square(source, record, config, np.random.default_rng(position) if views else None)
         except (ImageError, OSError) as error:
             return _told(record, error)
 
-    results = map_ahead(read, range(start, len(source)), threads)
+    results = map_ahead(read, range(start, max(views, 1) * len(source)), max(1, config.read_threads))
     while chunk := list(islice(results, batch_size)):
         found = dict(enumerate(chunk, start))
         start += len(chunk)
         broken = {position: each for position, each in found.items() if isinstance(each, str)}
-        for message in broken.values():
-            source.faults.report("unreadable image", message)
+        for position, message in broken.items():
+            if position < len(source):
+                source.faults.report("unreadable image", message)
         squares = {position: each for position, each in found.items() if not isinstance(each, str)}
         yield list(squares), np.array(list(squares.values()), np.uint8), broken
 
@@ -214,9 +216,9 @@ def _make_example(
     record = source[record_index]
     try:
         if isinstance(source, EncodedSource):
-            seen = source.features(record_index)
+            seen = source.features(record_index, augment)
         else:
-            seen = {"image": _square(source, record, config.crop_scale if augment is not None else 1, augment)}
+            seen = {"image": _square(source, record, config, augment)}
     except (ImageError, OSError) as error:
         return UnreadableImage(record.image_id, _told(record, error))
     ids = [tokenizer.encode(config.styled(record.captions[i]), config.max_length) for i in caption_indices]
@@ -225,13 +227,15 @@ def _make_example(
 
 
 def _square(
-    source: Source, record: Record, crop_scale: float = 1, augment: np.random.Generator | None = None
+    source: Source, record: Record, config: DataConfig, augment: np.random.Generator | None = None
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """The image as the encoder reads it, or a random crop of it."""
-    image = source.transform.open(record.read_image(), record.filename)
-    if augment is not None and crop_scale < 1:
-        return source.transform.random_crop(image, crop_scale, augment)
-    return source.transform(image)
+    """The image as the encoder reads it, or a random view of it."""
+    image, transform = source.transform.open(record.read_image(), record.filename), source.transform
+    if augment is None:
+        return transform(image)
+    is_cropped = config.crop_scale < 1 and augment.random() < config.crop_share
+    square = transform.random_crop(image, config.crop_scale, augment) if is_cropped else transform(image)
+    return square[:, ::-1] if config.flip and augment.random() < 0.5 else square
 
 
 def _told(record: Record, error: ImageError | OSError) -> str:

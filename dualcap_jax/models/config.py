@@ -35,7 +35,17 @@ class ModelConfig:
         )
     )
     """The language model."""
-    merger: MergerConfig = field(default_factory=lambda: MergerConfig(hidden=(256, 128), positions=64, init_gain=1.0))
+    merger: MergerConfig = field(
+        default_factory=lambda: MergerConfig(
+            kind="attention",  # a pooled vector tells what is there; where it is, and beside what, only maps tell
+            hidden=(256, 128),
+            positions=64,
+            init_gain=1.0,
+            strides=(8,),
+            heads=4,
+            grid=8,  # 64 pixels at stride 8
+        )
+    )
     """What joins the two."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Kind of number that the network computes with. Parameters, norms, softmax, loss and statistics stay float32.

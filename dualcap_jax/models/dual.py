@@ -92,8 +92,9 @@ class DualCaptioner(nnx.Module):
             for mean, stride in zip(self.map_means, self.config.merger.reads, strict=True):
                 self._learn_mean(mean, images.maps[stride])
         is_trained = train and "merger" not in frozen
-        image, language_key = self.look(images), language_key if train and "language" not in frozen else None
-        key = merger_key if is_trained else None
+        look_key, key = jax.random.split(merger_key) if is_trained and merger_key is not None else (None, None)
+        image = self.look(images, is_trained, look_key)
+        language_key = language_key if train and "language" not in frozen else None
         if packing is None:
             hidden = self._hidden(tokens, mask, language_key)
             return self.language.logits(merge(self.merger, image, hidden, mask, is_trained, key))
@@ -113,9 +114,9 @@ class DualCaptioner(nnx.Module):
         """What `logits` and `next_logits` take of images."""
         return self.look(encoded(self.encoder, images, self.config.merger.reads))
 
-    def look(self, images: Encoded) -> Image:
-        """The same of encoded images."""
-        return self.merger.look(images)
+    def look(self, images: Encoded, train: bool = False, key: jax.Array | None = None) -> Image:
+        """The same of encoded images; arguments as of the merger's."""
+        return self.merger.look(images, train, key)
 
     def logits(self, image: Image, tokens: Tokens, mask: Mask) -> Logits:
         """Next-token logits, float32, of every position of every caption, of encoded images."""

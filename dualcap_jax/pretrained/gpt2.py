@@ -128,7 +128,12 @@ def save(config: GPT2Config, params: Tree, tokenizer: CaptionTokenizer, director
         params: its parameters.
         tokenizer: gives the ids that it embeds.
         directory: made where it is not there; files of these names are replaced.
+
+    Raises:
+        ValueError: where `embedding_scale` is not 1, which transformers' GPT-2 does not have.
     """
+    if config.embedding_scale != 1:
+        raise ValueError(f"embedding_scale {config.embedding_scale}: transformers' GPT-2 has 1")
     with replacing(directory / "model.safetensors") as file:
         save_file(export(table(config, "transformer."), {"params": params}), file, metadata={"format": "pt"})
     tokenizer.save(directory)

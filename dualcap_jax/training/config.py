@@ -33,6 +33,8 @@ class TrainingConfig:
     """Factor on the learning rate of the merger."""
     freeze: tuple[Part, ...] = ()
     """Parts that are not trained. They run as in evaluation, without dropout and with running statistics."""
+    adam_b2: float = 0.999
+    """Share that Adam's mean of squared gradients keeps at each step, in [0, 1). Less suits short runs."""
     weight_decay: float = 0.0
     """Decoupled weight decay (AdamW) on kernels and embeddings."""
     clip_norm: float = 1.0
@@ -83,7 +85,7 @@ class TrainingConfig:
             require(least <= value < float("inf"), f"training.{name}", value, f"must be at least {least}")
         divides = self.batch_size % self.accumulate == 0
         require(divides, "training.accumulate", self.accumulate, f"must divide training.batch_size={self.batch_size}")
-        for name in ("label_smoothing", "average"):
+        for name in ("label_smoothing", "average", "adam_b2"):
             require(0 <= getattr(self, name) < 1, f"training.{name}", getattr(self, name), "must be in [0, 1)")
         require(0 < self.layer_decay <= 1, "training.layer_decay", self.layer_decay, "must be in (0, 1]")
         smooths_real = not self.label_smoothing or self.loss == "real_tokens"

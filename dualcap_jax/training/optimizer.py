@@ -26,7 +26,7 @@ def learning_rate(config: TrainingConfig) -> optax.Schedule:
 
 
 def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
-    """Clipping, Adam (epsilon 1e-8, betas 0.9 and 0.999), decay, schedule, factors of the parts.
+    """Clipping, Adam (epsilon 1e-8, betas 0.9 and `adam_b2`), decay, schedule, factors of the parts.
 
     Its trees are dicts whose top-level keys name the parts: "encoder", "language", "merger".
     """
@@ -44,7 +44,7 @@ def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
 
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        optax.scale_by_adam(),
+        optax.scale_by_adam(b2=config.adam_b2),
         optax.add_decayed_weights(config.weight_decay, is_kernel) if config.weight_decay else optax.identity(),
         optax.scale_by_learning_rate(learning_rate(config)),
         optax.stateless(scale_parts),

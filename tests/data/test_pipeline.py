@@ -93,6 +93,23 @@ def test_only_training_images_are_cropped_at_random(source, tokenizer, config):
     assert_same(eval_batches(source, tokenizer, augmented, 4), eval_batches(source, tokenizer, config, 4))
 
 
+def test_a_share_of_the_training_images_is_cropped_the_others_stay_whole(source, tokenizer, config):
+    some = dataclasses.replace(config, crop_scale=0.3, crop_share=0.5)
+    plain, cropped = (next(train_iterator(source, tokenizer, settings, 40, seed=3)) for settings in (config, some))
+    whole = [np.array_equal(a, b) for a, b in zip(cropped["image"], plain["image"], strict=True)]
+    assert 10 < sum(whole) < 30
+
+
+def test_only_training_images_are_mirrored_and_half_of_them(source, tokenizer, config):
+    flipping = dataclasses.replace(config, flip=True)
+    plain, flipped = (next(train_iterator(source, tokenizer, settings, 40, seed=3)) for settings in (config, flipping))
+    np.testing.assert_array_equal(flipped["tokens"], plain["tokens"])
+    mirrored = [not np.array_equal(a, b) for a, b in zip(flipped["image"], plain["image"], strict=True)]
+    assert 10 < sum(mirrored) < 30
+    np.testing.assert_array_equal(flipped["image"][mirrored], plain["image"][mirrored][:, :, ::-1])
+    assert_same(eval_batches(source, tokenizer, flipping, 4), eval_batches(source, tokenizer, config, 4))
+
+
 def test_the_mask_goes_by_length_not_by_id():
     tokens, mask = pad_tokens([[9, 0, 0, 9], [9]], 3, 5)
     np.testing.assert_array_equal(tokens, [[9, 0, 0, 9, 0], [9, 0, 0, 0, 0], [0] * 5])

@@ -30,8 +30,12 @@ def test_captions_and_scores_are_those_of_generate(beams, batch, early_stopping)
 
     from scripts.torch_peer import Looking, TorchCaptioner
 
-    config = tiny_model(kind="attention", heads=4, grid=2, init_gain=3.0)
-    config = replace(config, encoder=replace(config.encoder, num_classes=0), language=GPT2Config(60, 16, 32, 2, 4))
+    config = tiny_model(kind="attention", heads=4, grid=2, init_gain=3.0, standardize=True)
+    config = replace(
+        config,
+        encoder=replace(config.encoder, num_classes=0),
+        language=GPT2Config(60, 16, 32, 2, 4, embedding_scale=3.0),
+    )
     model = variables.init(config, 3)
     model["params"]["language"]["token_embedding"] *= 5  # a language that is sure of what it says
     features = bind(config, model).encoder.num_features
@@ -39,9 +43,12 @@ def test_captions_and_scores_are_those_of_generate(beams, batch, early_stopping)
 
     sizes = {"vocab_size": 60, "n_positions": 16, "n_embd": 32, "n_layer": 2, "n_head": 4}
     shape = TheirConfig(**sizes, bos_token_id=END, eos_token_id=END, pad_token_id=END)
-    peer = TorchCaptioner(
-        shape, None, looking=Looking(features, 32, jax.device_get(model["params"]["merger"]), 4)
-    ).eval()
+    for stat, value in (("mean", 0.3), ("square", 4.0)):
+        model["batch_stats"]["merger"]["standardize"][stat] += value
+        model["batch_stats"]["merger"]["places"][0]["standardize"][stat] += value
+    params, stats = (jax.device_get(model[kind]["merger"]) for kind in ("params", "batch_stats"))
+    looking = Looking(params, 4, stats=stats)
+    peer = TorchCaptioner(shape, None, looking=looking, embedding_scale=3.0).eval()
     tensors = export(gpt2.table(config.language, "transformer."), {"params": model["params"]["language"]})
     weights = {name: torch.tensor(np.asarray(value)) for name, value in tensors.items()}
     peer.load_state_dict(weights | {"lm_head.weight": weights["transformer.wte.weight"]}, strict=False)

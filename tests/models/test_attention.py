@@ -13,7 +13,7 @@ from dualcap_jax.models.variables import bind
 
 from ..training.tiny import random_batch, tiny_model
 
-LOOKING = {"kind": "attention", "heads": 2, "strides": (16, 32), "grid": 3, "rounds": 2}
+LOOKING = {"kind": "attention", "heads": 2, "strides": (16, 32), "grid": 3, "rounds": 2, "standardize": True}
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,21 @@ def test_an_average_image_is_learnt_of_vector_and_maps():
     maps = network.encoder.maps(batch["image"])
     for mean, stride in zip(network.map_means, (16, 32), strict=True):
         np.testing.assert_allclose(mean[...], 0.01 * maps[stride].mean((0, 1, 2)), rtol=1e-4, atol=1e-6)
+
+
+def test_channels_are_standardised_as_the_training_images_have_them(rng):
+    config = MergerConfig("attention", hidden=(8, 8), heads=4, grid=2, standardize=True)
+    merger = KINDS["attention"](config, 5, 16, channels=(6,), dtype=jnp.float32, rngs=nnx.Rngs(0))
+    seen = 3 + 2 * rng.standard_normal((4, 8, 5)).astype(np.float32)
+    for vectors in seen:
+        merger.look(Encoded(jnp.asarray(vectors), {32: jnp.zeros((8, 2, 2, 6))}), train=True)
+    before = jax.tree.map(np.array, nnx.state(merger, nnx.BatchStat))
+    vector = merger.look(Encoded(jnp.asarray(seen[0]), {32: jnp.zeros((8, 2, 2, 6))})).vector
+    every = seen.reshape(-1, 5)
+    np.testing.assert_allclose(vector, (seen[0] - every.mean(0)) / (every.std(0) + 0.02), rtol=1e-4, atol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.array, nnx.state(merger, nnx.BatchStat)))
+    with pytest.raises(ValueError, match="model.merger.standardize=True: skip_mlp can't"):
+        MergerConfig(standardize=True)
 
 
 def test_places_are_heeded_each_at_its_own_stride(network):

@@ -1,11 +1,14 @@
 """The language model against transformers' GPT-2, and against itself."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+from dualcap_jax.errors import ConfigError
 from dualcap_jax.models.language_models.gpt2 import FlaxGPT2Model, GPT2Config
 
 SMALL = GPT2Config(vocab_size=97, max_positions=24, width=32, layers=3, heads=4, dropout=0.0)
@@ -61,6 +64,17 @@ def torch_twin(config: GPT2Config):
         model,
         lambda *args, **kwargs: twin(*map(torch.from_numpy, args), **kwargs).last_hidden_state.detach().numpy(),
     )
+
+
+def test_scaled_embeddings_are_those_that_transformers_is_given(rng):
+    config = replace(SMALL, embedding_scale=7.0)
+    torch = pytest.importorskip("torch")
+    model, twin = torch_twin(config)
+    tokens = rng.integers(0, config.vocab_size, (3, 20))
+    embeddings = torch.tensor(7 * np.asarray(model.token_embedding[...])[tokens])
+    assert relative_error(model.hidden(jnp.asarray(tokens)), twin(inputs_embeds=embeddings)) < 1e-5
+    with pytest.raises(ConfigError, match=r"model.language.embedding_scale=7.0: must be 1 with model.language.pret"):
+        replace(config, pretrained="gpt2")
 
 
 def relative_error(ours, theirs) -> float:

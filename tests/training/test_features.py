@@ -9,11 +9,11 @@ import pytest
 from dualcap_jax import prepare, train
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.features import EncodedSource
-from dualcap_jax.data.pipeline import train_iterator
+from dualcap_jax.data.pipeline import eval_batches, train_iterator
 from dualcap_jax.data.records import DataError, Faults
 from dualcap_jax.data.sources import open_source
 from dualcap_jax.data.text import train_tokenizer
-from dualcap_jax.encoding import encode_once
+from dualcap_jax.encoding import encode_once, features_of
 from dualcap_jax.models import variables
 from dualcap_jax.training.config import TrainingConfig
 from dualcap_jax.training.objectives.cross_entropy import cross_entropy
@@ -54,12 +54,38 @@ def test_training_from_features_is_training_from_images(scenes, merger, tmp_path
     assert losses[0] != losses[3]
 
 
+def test_views_are_encoded_once_and_each_epoch_takes_one_of_them(scenes, tmp_path):
+    data, source = scenes
+    config, data = tiny_model(), replace(data, flip=True, views=5)
+    model = variables.init(config, 0)
+    encode_once(config, data, model, source, tmp_path, "train")
+    images = np.stack([source.transform.decode(source[index].read_image()) for index in range(12)])
+    seen = [features_of(config, model, batch)["vector"] for batch in (images, images[:, :, ::-1])]
+    views = np.load(tmp_path / "train/vector.npy").reshape(5, 12, -1)
+    scale = np.abs(seen[0]).max()
+    mirrored = np.array([[np.abs(row - each).max() < 0.01 * scale for each in seen[1]] for row in views[:, 0]])[:, 0]
+    is_one = [np.minimum(*(np.abs(view - each).max(1) for each in seen)).max() < 0.01 * scale for view in views]
+    assert all(is_one)
+    assert 0 < mirrored.sum() < 5
+
+    tokenizer = train_tokenizer(["a red ring"], 270)
+    encoded = EncodedSource(source, tmp_path / "train")
+    batches = train_iterator(encoded, tokenizer, data, 12, seed=1)
+    epochs = [batch["vector"][np.argsort(batch["image_id"])] for batch, _ in zip(batches, range(6), strict=False)]
+    for epoch in epochs:
+        assert all((epoch[index] == views[:, index]).all(-1).any() for index in range(12))
+    assert len({epoch.tobytes() for epoch in epochs}) == 6
+    plain = next(iter(eval_batches(encoded, tokenizer, data, 12)))
+    np.testing.assert_array_equal(plain["vector"], views[0])
+
+
 class Interrupted(Exception):
     pass
 
 
-def test_an_interrupted_computation_goes_on_and_is_whole_only_at_its_end(scenes, tmp_path, monkeypatch):
-    data, source = scenes
+@pytest.mark.parametrize("views", [{}, {"crop_scale": 0.5, "flip": True, "views": 2}])
+def test_an_interrupted_computation_goes_on_and_is_whole_only_at_its_end(scenes, tmp_path, monkeypatch, views):
+    data, source = replace(scenes[0], **views), scenes[1]
     config = tiny_model()
     model = variables.init(config, 0)
     monkeypatch.setattr("dualcap_jax.encoding.BATCH", 2)
@@ -100,6 +126,7 @@ def test_features_of_something_else_are_refused_by_name(scenes, tmp_path):
         ((config, data, other, source), "weights"),
         ((looking, data, model, source), r"strides \[\], not \[32\]"),
         ((config, fewer, model, open_source(fewer, "train")), "other images or captions"),
+        ((config, replace(data, flip=True, views=2), model, source), "views None, not 2"),
     ):
         with pytest.raises(DataError, match=f"{told}.*--data.features"):
             encode_once(*args, tmp_path, "train")

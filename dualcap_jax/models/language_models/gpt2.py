@@ -50,6 +50,10 @@ class GPT2Config(LanguageModelConfig):
     """Dropout rate for embeddings, attention weights and residual branches, in [0, 1)."""
     init_deviation: float = 0.02
     """Standard deviation of the initial kernels and embeddings, above 0; narrow models learn sooner with more."""
+    embedding_scale: float = 1.0
+    """Factor on the token embeddings where they enter the blocks (Vaswani et al. 2017), above 0. They are also the
+    output layer, and so start small; a language model that starts from random weights learns sooner where its blocks
+    see them larger. Published weights are made for 1."""
 
     def __post_init__(self) -> None:
         def check(condition: bool, name: str, accepted: str) -> None:
@@ -60,7 +64,10 @@ class GPT2Config(LanguageModelConfig):
             check(getattr(self, name) >= 1, name, "must be at least 1")
         check(self.width % self.heads == 0, "heads", f"must divide model.language.width={self.width}")
         check(0 <= self.dropout < 1, "dropout", "must be in [0, 1)")
-        check(0 < self.init_deviation < math.inf, "init_deviation", "must be more than 0")
+        for name in ("init_deviation", "embedding_scale"):
+            check(0 < getattr(self, name) < math.inf, name, "must be more than 0")
+        published = self.pretrained is None or self.embedding_scale == 1
+        check(published, "embedding_scale", "must be 1 with model.language.pretrained")
 
     def build(self, *, dtype: DTypeLike, rngs: nnx.Rngs) -> "FlaxGPT2Model":
         """GPT-2 with initial parameters."""
@@ -233,7 +240,7 @@ class FlaxGPT2Model(nnx.Module):
             )
         embedding_key, *block_keys = _keys(key, 1 + len(self.blocks))
         place = self.position_embedding[...][:length] if positions is None else self.position_embedding[...][positions]
-        x = self.token_embedding[...][tokens] + place
+        x = self.config.embedding_scale * self.token_embedding[...][tokens] + place
         x = dropout(x.astype(self.dtype), self.config.dropout, embedding_key)
         allowed = jnp.tril(jnp.ones((length, length), bool))[None, None]
         if mask is not None:
@@ -271,7 +278,7 @@ class FlaxGPT2Model(nnx.Module):
         def compute(
             tokens: Int[Array, " rows"], sources: Int[Array, "rows length"]
         ) -> tuple[Float[Array, "rows width"], Any]:
-            x = self.token_embedding[...][tokens] + self.position_embedding[...][position]
+            x = self.config.embedding_scale * self.token_embedding[...][tokens] + self.position_embedding[...][position]
             x, newest = x.astype(self.dtype), []
             for block, layer in zip(self.blocks, cache.written, strict=True):
                 x, written = block.step(x, layer, sources, position)

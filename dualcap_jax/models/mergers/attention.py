@@ -13,7 +13,7 @@ from dualcap_jax.models.mergers.merger import Hidden, Linear, Merged, MergerConf
 from dualcap_jax.models.mergers.original import SkipMLP
 from dualcap_jax.ops.dropout import dropout
 
-POSITION_DEVIATION = 0.1
+POSITION_DEVIATION = 0.3
 """Standard deviation of the initial learnt places, beside features of deviation 1."""
 
 Keys = Float[Array, "batch heads places features"]
@@ -30,20 +30,52 @@ class Sight(NamedTuple):
     """Of each round."""
 
 
+class Standardize(nnx.Module):
+    """Each channel less its mean, over its standard deviation.
+
+    Both are running averages over the training batches, exact over the first hundred. Training itself uses them, so
+    that an image means the same in training as in decoding. With `config.standardize` off nothing is changed.
+    """
+
+    def __init__(self, config: MergerConfig, channels: int, floor: float):
+        """`floor`: added to the deviation, so that channels that hardly ever speak are not blown up."""
+        self.floor, self.applies = floor, config.standardize
+        if self.applies:
+            self.mean, self.square = nnx.BatchStat(jnp.zeros(channels)), nnx.BatchStat(jnp.ones(channels))
+            self.batches = nnx.BatchStat(jnp.zeros(()))
+
+    def __call__(self, x: Float[Array, "*places channels"], train: bool) -> Float[Array, "*places channels"]:
+        """Standardise; in training, learn first."""
+        if not self.applies:
+            return x
+        if train:
+            seen = jax.lax.stop_gradient(x.astype(jnp.float32))
+            rate = jnp.maximum(1 / (1 + self.batches[...]), 0.01)
+            for stat, values in ((self.mean, seen), (self.square, seen**2)):
+                stat[...] += rate * (values.mean(range(x.ndim - 1)) - stat[...])
+            self.batches[...] += 1
+        deviation = jnp.sqrt(jnp.maximum(self.square[...] - self.mean[...] ** 2, 0)) + self.floor
+        return ((x - self.mean[...]) / deviation).astype(x.dtype)
+
+
 class Places(nnx.Module):
     """The places of the feature maps of one stride: their features projected and normalised, and where they are."""
 
     def __init__(self, config: MergerConfig, channels: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.standardize = Standardize(config, channels, 0.05)
+        self.rate = config.dropout
         self.project = Linear(channels, width, gain=1.0, dtype=dtype, rngs=rngs)
         self.norm = nnx.LayerNorm(width, epsilon=1e-5, dtype=dtype, use_fast_variance=False, rngs=rngs)
         grid = config.grid, config.grid, width
         self.positions = nnx.Param(POSITION_DEVIATION * jax.random.normal(rngs.params(), grid))
 
-    def __call__(self, maps: Float[Array, "batch height width channels"]) -> Float[Array, "batch places features"]:
+    def __call__(
+        self, maps: Float[Array, "batch height width channels"], train: bool, key: jax.Array | None
+    ) -> Float[Array, "batch places features"]:
         """Row by row."""
         positions = jax.image.resize(self.positions[...], (*maps.shape[1:3], self.positions.shape[-1]), "linear")
-        places = self.norm(self.project(maps)) + positions.astype(maps.dtype)
-        return places.reshape(len(places), -1, places.shape[-1])
+        places = self.norm(self.project(self.standardize(maps, train))) + positions.astype(maps.dtype)
+        return dropout(places.reshape(len(places), -1, places.shape[-1]), self.rate, key)
 
 
 class Ask(nnx.Module):
@@ -71,14 +103,16 @@ class Ask(nnx.Module):
 
     def __call__(self, hidden: Hidden, keys: Keys, values: Keys, key: jax.Array | None) -> Hidden:
         """What the hidden states read."""
-        weights_key, read_key = (None, None) if key is None else jax.random.split(key)
-        weights = dropout(self.weights(hidden, keys).astype(values.dtype), self.rate, weights_key)
-        read = (weights @ values).swapaxes(1, 2).reshape(hidden.shape)
-        return dropout(self.project(read), self.rate, read_key)
+        read = (self.weights(hidden, keys).astype(values.dtype) @ values).swapaxes(1, 2).reshape(hidden.shape)
+        return dropout(self.project(read), self.rate, key)
 
 
 class Attention(nnx.Module):
-    """h0 = h + what h reads of the feature maps, round by round; then the original's `SkipMLP` of [image, h0]."""
+    """The original's `SkipMLP` after a look: r is what h reads of the feature maps.
+
+    h1 = W2 relu(W1 [image, h, r]) + h + r; out = W4 relu(W3 h1) + h1. Of several rounds, all but the last add what they
+    read to h first.
+    """
 
     def __init__(
         self,
@@ -92,16 +126,21 @@ class Attention(nnx.Module):
     ):
         """`channels`: of the feature maps of each of `config.strides`."""
         self.strides = config.strides
+        self.standardize = Standardize(config, features, 0.02)
         self.places = nnx.List([Places(config, count, width, dtype=dtype, rngs=rngs) for count in channels])
         self.rounds = nnx.List([Ask(config, width, dtype=dtype, rngs=rngs) for _ in range(config.rounds)])
-        self.mlp = SkipMLP(config, features, width, dtype=dtype, rngs=rngs)
+        self.mlp = SkipMLP(config, features + width, width, dtype=dtype, rngs=rngs)
 
-    def look(self, encoded: Encoded) -> Sight:
+    def look(self, encoded: Encoded, train: bool = False, key: jax.Array | None = None) -> Sight:
         """The vector, and the keys and values of all places."""
-        each = [places(encoded.maps[stride]) for places, stride in zip(self.places, self.strides, strict=True)]
-        places = jnp.concatenate(each, 1)
-        keys, values = zip(*(ask.look(places) for ask in self.rounds), strict=True)
-        return Sight(encoded.vector, keys, values)
+        some = [None] * len(self.strides) if key is None else jax.random.split(key, len(self.strides))
+        each = [
+            places(encoded.maps[stride], train, key)
+            for places, stride, key in zip(self.places, self.strides, some, strict=True)
+        ]
+        together = jnp.concatenate(each, 1)
+        keys, values = zip(*(ask.look(together) for ask in self.rounds), strict=True)
+        return Sight(self.standardize(encoded.vector, train), keys, values)
 
     def init_state(self, batch: int, captions: int) -> MergerState:
         """Nothing is remembered between positions."""
@@ -109,9 +148,11 @@ class Attention(nnx.Module):
 
     def __call__(self, image: Sight, hidden: Hidden, state: MergerState, positions: Positions) -> Merged:
         """See `Merger`."""
-        for number, (ask, keys, values) in enumerate(zip(self.rounds, image.keys, image.values, strict=True)):
-            hidden += ask(hidden, keys, values, positions.numbered(3 + number).key)
-        return self.mlp(image.vector, hidden, state, positions)
+        for number, (ask, keys, values) in enumerate(zip(self.rounds, image.keys, image.values, strict=True), 1):
+            read = ask(hidden, keys, values, positions.numbered(2 + number).key)
+            if number < len(self.rounds):
+                hidden += read
+        return self.mlp.merged(image.vector, hidden, positions, read), state
 
     def weights(self, image: Sight, hidden: Hidden) -> Float[Array, "batch captions length places"]:
         """How much each position heeds each place, stride by stride and row by row: the mean of rounds and heads."""

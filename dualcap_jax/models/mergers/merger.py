@@ -58,9 +58,12 @@ class MergerConfig:
     """Times that attention asks, one after the other."""
     grid: int = 7
     """Side of the grid of learnt places of attention; for feature maps of another size they are interpolated."""
+    standardize: bool = False
+    """Whether attention takes each channel of vector and maps less its mean, over its standard deviation, as the
+    training images have them. A frozen encoder's channels differ much in size."""
     dropout: float = 0.0
     """Dropout rate of skip_mlp and attention, in [0, 1): for hidden layers, what is added to the hidden state, and the
-    weights of places."""
+    places of feature maps."""
 
     @property
     def reads(self) -> tuple[int, ...]:
@@ -90,6 +93,7 @@ class MergerConfig:
         for name in ("heads", "rounds", "grid"):
             check(getattr(self, name) >= 1, name, "must be at least 1")
         check(0 <= self.dropout < 1, "dropout", "must be in [0, 1)")
+        check(self.kind == "attention" or not self.standardize, "standardize", f"{self.kind} can't; use False")
         has_dropout = self.kind in ("skip_mlp", "attention") or not self.dropout
         check(has_dropout, "dropout", f"{self.kind} has no dropout; use 0")
 
@@ -155,8 +159,14 @@ class Merger(Protocol):
     own.
     """
 
-    def look(self, encoded: Encoded) -> Image:
-        """What it reads of images, made once for all captions and all positions."""
+    def look(self, encoded: Encoded, train: bool = False, key: jax.Array | None = None) -> Image:
+        """What it reads of images, made once for all captions and all positions.
+
+        Args:
+            encoded: the images.
+            train: learn batch statistics.
+            key: for dropout; None turns it off.
+        """
 
     def init_state(self, batch: int, captions: int) -> MergerState:
         """The state before the first position."""
@@ -168,7 +178,7 @@ class Merger(Protocol):
 class VectorMerger(nnx.Module):
     """A merger that reads nothing of an image but its vector."""
 
-    def look(self, encoded: Encoded) -> Vector:
+    def look(self, encoded: Encoded, train: bool = False, key: jax.Array | None = None) -> Vector:
         """The vector."""
         return encoded.vector
 

@@ -68,9 +68,13 @@ class SkipMLP(VectorMerger):
 
     def __call__(self, image: Vector, hidden: Hidden, state: MergerState, positions: Positions) -> Merged:
         """See `Merger`."""
-        hidden += self.first(self.first.encoder.joint(image, hidden), (), positions.numbered(1))[0]
-        hidden += self.second(self.second.encoder(hidden), (), positions.numbered(2))[0]
-        return hidden, state
+        return self.merged(image, hidden, positions), state
+
+    def merged(self, image: Vector, hidden: Hidden, positions: Positions, *read: Hidden) -> Hidden:
+        """The merged hidden states; `read` is what else the first unit sees beside them, and what is added to them."""
+        seen = self.first.encoder.joint(image, jnp.concatenate([hidden, *read], -1) if read else hidden)
+        hidden = sum(read, hidden) + self.first(seen, (), positions.numbered(1))[0]
+        return hidden + self.second(self.second.encoder(hidden), (), positions.numbered(2))[0]
 
 
 class TwoStream(VectorMerger):
