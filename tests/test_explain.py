@@ -10,7 +10,7 @@ from dualcap_jax import Captioner
 from dualcap_jax.data.config import DataConfig, ScenesConfig
 from dualcap_jax.data.sources.scenes import ScenesSource
 from dualcap_jax.explain.maps import grad_cam, overlay
-from dualcap_jax.explain.words import WordError, find_word
+from dualcap_jax.explain.words import WordError, find_word, word_spans
 from dualcap_jax.models import variables
 
 from .commands import run
@@ -142,3 +142,10 @@ def test_a_trained_network_sees_colours_rather_than_small_words(tmp_path):
         mirrored.append(captioner.explain(image[:, ::-1], caption)[-1].log_prob - colour.log_prob)
     assert np.mean(seen) > np.mean(small) + 0.5
     assert np.mean(blanked) < np.mean(mirrored) - 1
+
+
+def test_space_belongs_to_the_word_before_it():
+    assert word_spans(["yellow", " ", " ", " do", "g", " "]) == [slice(0, 3), slice(3, 6)]
+    assert word_spans([" ", " a", " dog"]) == [slice(0, 2), slice(2, 3)]
+    assert word_spans([" ", " "]) == [slice(0, 2)]
+    assert word_spans([]) == []

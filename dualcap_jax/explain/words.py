@@ -42,9 +42,15 @@ class Word:
 
 
 def word_spans(pieces: Sequence[str]) -> list[slice]:
-    """The tokens of each word: `pieces` are their texts, and one that begins a word begins with a space."""
+    """The tokens of each word: `pieces` are their texts, and one that begins a word begins with a space.
+
+    Tokens of nothing but space belong to the word before them.
+    """
+    if not pieces:
+        return []
     starts = [i for i, piece in enumerate(pieces) if i == 0 or piece[:1].isspace()]
-    return [slice(*ends) for ends in pairwise([*starts, len(pieces)])]
+    spoken = [start for start, end in pairwise([*starts, len(pieces)]) if "".join(pieces[start:end]).strip()]
+    return [slice(*ends) for ends in pairwise([0, *spoken[1:], len(pieces)])]
 
 
 def join_words(tokenizer: CaptionTokenizer, ids: Sequence[int], of_tokens: Sequence[np.ndarray]) -> tuple[Word, ...]:
