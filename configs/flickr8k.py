@@ -50,7 +50,7 @@ def get_config() -> ExperimentConfig:
             crop_scale=0.5,
             crop_share=0.5,
             flip=True,  # few of these captions tell left from right
-            views=6,  # 7.6 GB of features
+            views=6,  # 7.8 GB of features, those of the dev images with them
             max_length=30,
             plain=True,
             captions_per_image=5,

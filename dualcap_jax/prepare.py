@@ -11,6 +11,7 @@ from dualcap_jax import cli
 from dualcap_jax.config import ExperimentConfig, load_experiment
 from dualcap_jax.data.sources import open_source
 from dualcap_jax.encoding import encode_once
+from dualcap_jax.errors import require
 from dualcap_jax.models import variables
 from dualcap_jax.pretrained.load import load_pretrained
 from dualcap_jax.resolving import as_published, as_resolved, load_captioner
@@ -41,6 +42,9 @@ def main(args: Sequence[str]) -> int:
     default = Arguments("features", others[1], named["config"], experiment=base) if len(others) == 2 else None
     arguments = cli.parse(Arguments, args, "prepare", description, default)
     config, out = arguments.experiment, Path(arguments.out)
+    is_read = "train" not in arguments.splits or not config.data.augments or config.data.views > 0
+    message = "must be at least 1 to keep features of training images that are cropped or mirrored at random"
+    require(is_read, "data.views", config.data.views, message)
     sources = [(split, open_source(config.data, split)) for split in arguments.splits]
     if config.init_from:
         captioner = load_captioner(config.init_from)

@@ -296,7 +296,7 @@ def _train(
             EncodedSource(source, directory / split) for source, split in zip(sources, SPLITS, strict=False)
         )
     elif config.data.features not in ("auto", "none"):
-        reason = "the encoder is trained, or data.views is 0 and crops are random"
+        reason = "the encoder is trained, or data.views is 0 and images are cropped or mirrored at random"
         print(f"data.features={config.data.features}: not read, as {reason}")
     packer = None
     if packs(config) and training.objective == "cross_entropy":

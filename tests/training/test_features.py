@@ -14,6 +14,7 @@ from dualcap_jax.data.records import DataError, Faults
 from dualcap_jax.data.sources import open_source
 from dualcap_jax.data.text import train_tokenizer
 from dualcap_jax.encoding import encode_once, features_of
+from dualcap_jax.errors import ConfigError
 from dualcap_jax.models import variables
 from dualcap_jax.training.config import TrainingConfig
 from dualcap_jax.training.objectives.cross_entropy import cross_entropy
@@ -135,6 +136,8 @@ def test_features_of_something_else_are_refused_by_name(scenes, tmp_path):
 def test_train_and_prepare_share_features_and_train_says_so(tmp_path, capsys):
     options = [*NETWORK, *SCENES, "--training.freeze", "encoder"]
     features = str(tmp_path / "features")
+    with pytest.raises(ConfigError, match="data.views=0: must be at least 1"):
+        prepare.main(["features", features, *options, "--data.flip", "True"])
     assert prepare.main(["features", features, *options, "--splits", "train", "validation"]) == 0
     assert f"train from them: --training.freeze encoder --data.features {features}" in capsys.readouterr().out
     assert train.main([*options, "--data.features", features, "--workdir", str(tmp_path / "run"), *STEPS]) == 0
