@@ -13,6 +13,7 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float32, Int, UInt8
 from safetensors.numpy import save_file
 
@@ -72,7 +73,10 @@ class Captioner:
     """
 
     def __init__(self, config: ExperimentConfig, model: Variables, tokenizer: CaptionTokenizer, step: int):
-        self.config, self.model, self.tokenizer, self.step = config, model, tokenizer, step
+        self.config, self.tokenizer, self.step = config, tokenizer, step
+        devices = np.array(jax.local_devices())
+        self._mesh = Mesh(devices, ("images",)) if devices.size > 1 else None
+        self.model = jax.device_put(model, NamedSharding(self._mesh, PartitionSpec())) if self._mesh else model
 
     @classmethod
     def load(cls, workdir: str | os.PathLike, checkpoint: Which = "best") -> "Captioner":
@@ -268,7 +272,7 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
 
     def encode(self, images: UInt8[np.ndarray, "batch size size 3"]) -> Image:
         """What `search`, `losses` and `explain_encoded` take of images already of the network's size."""
-        return inference.encode(self.config.model, self.model, images)
+        return inference.encode(self.config.model, self.model, images, self._mesh)
 
     def losses(
         self,
@@ -331,7 +335,7 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
 
         def search(features: Image, first: int) -> list[Caption]:
             keys, prompt = key_of(first + np.arange(len(jax.tree.leaves(features)[0]))), np.array(start, np.int32)
-            found = inference.search(self.config.model, self.model, features, prompt, keys, rules)
+            found = inference.search(self.config.model, self.model, features, prompt, keys, rules, self._mesh)
             seen = None
             if explain:
                 seen = log_probs(self.config.model, self.model, features, found.tokens, found.lengths)

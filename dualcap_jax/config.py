@@ -24,6 +24,7 @@ from dualcap_jax.models.config import ModelConfig
 from dualcap_jax.models.encoders import ENCODERS, EncoderConfig, efficientnet
 from dualcap_jax.models.language_models import LANGUAGE_MODELS, LanguageModelConfig, gpt2
 from dualcap_jax.training.config import TrainingConfig
+from dualcap_jax.training.sharding import ShardingConfig
 
 T = TypeVar("T")
 
@@ -38,6 +39,8 @@ class ExperimentConfig:
     """Images and captions, and how they are read."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Optimizer, schedule, checkpoints."""
+    sharding: ShardingConfig = field(default_factory=ShardingConfig)
+    """How training is shared out over devices."""
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     """How captions are searched for."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

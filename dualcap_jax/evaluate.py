@@ -23,6 +23,7 @@ from dualcap_jax.evaluation.config import EvaluationConfig
 from dualcap_jax.evaluation.metrics.score import check_metrics
 from dualcap_jax.evaluation.reports.text import scores_table
 from dualcap_jax.evaluation.reports.values import Evaluation
+from dualcap_jax.processes import DistributedConfig, distributed, together
 from dualcap_jax.scoring import describe, evaluate, read_captions, report, root_name, score
 from dualcap_jax.training.checkpoints import Which
 
@@ -54,6 +55,8 @@ class Arguments:
     """How captions are searched for; the run's own settings unless changed."""
     data: ReadingConfig = field(default_factory=ReadingConfig)
     """Which images are read, and what is done about what is broken; the run's own settings unless changed."""
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    """Which processes evaluate together."""
 
 
 def refuse_trained_on(trained_on: DataConfig, data: DataConfig, split: str) -> None:
@@ -134,6 +137,11 @@ def show(evaluation: Evaluation, path: Path) -> None:
 
 def main(args: Sequence[str]) -> int:
     """Score captions and print the table; returns the exit code."""
+    with together(distributed(cli.first(Arguments, args)[0])):
+        return _main(args)
+
+
+def _main(args: Sequence[str]) -> int:
     description = "Score a run's captions, or a file's, on a split of the data, and write reports."
     _, others = cli.first(Arguments, args)
     config = load_run(others[0]) if others else ExperimentConfig()

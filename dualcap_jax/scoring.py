@@ -9,7 +9,7 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
@@ -41,6 +41,7 @@ from dualcap_jax.evaluation.reports.html import select, write_html
 from dualcap_jax.evaluation.reports.values import Evaluation, ExplainedWord, ScoredCaption, ShownCaption
 from dualcap_jax.files import naming, write_text
 from dualcap_jax.models.mergers import Image
+from dualcap_jax.processes import first_alone, in_turn, is_first
 from dualcap_jax.training.checkpoints import Which
 from dualcap_jax.training.logs import ROW, BrokenLog, read_rows
 from dualcap_jax.training.objectives.cross_entropy import mean_losses
@@ -74,7 +75,8 @@ def evaluate(
 ) -> tuple[Evaluation, Path]:
     """Caption a split, score the captions, and write the reports into the run directory.
 
-    Interrupted, it goes on where it was when called again with the same settings.
+    Interrupted, it goes on where it was when called again with the same settings. Of several processes each captions
+    its share, and the first writes the reports.
 
     Args:
         captioner: the run's.
@@ -101,18 +103,25 @@ def evaluate(
     directory, name = workdir / "evaluation", f"{split}-{decoding.name(usual.decoding)}"
     name += "-latest" if checkpoint == "latest" else ""
     name += root_name(config.data.root, usual.data.root) + settings.name(usual.evaluation)
-    progress = directory / f"{name}.progress.jsonl"
+    process, processes = jax.process_index(), jax.process_count()
+    share = f"-{process}-of-{processes}" if processes > 1 else ""
+    progress = directory / f"{name}.progress{share}.jsonl"
     check_metrics(settings)
     list(read_rows(workdir / "metrics.jsonl", ROW))  # that the reports can be written is known before the work
     if settings.cider_corpus == "train":
         open_source(config.data, "train")  # the same
-    with owned(directory / f".{name}.lock", f"{directory / name}.*", wait=wait):
+    with ExitStack() as stack:
+        with first_alone() as first:
+            if first:
+                stack.enter_context(owned(directory / f".{name}.lock", f"{directory / name}.*", wait=wait))
         captions, losses, encoded = caption_split(captioner, source, decoding, progress)
         dataset = describe(source, config.data, split)
         made = Evaluation(name, split, dataset, captions, captioner.step, asdict(decoding), losses)
         scored = score(made, source, config.data, settings)
-        path = report(directory, scored, source, explainer(captioner, source, encoded))
-        draw_samples(source, scored.captions[: settings.samples], workdir / "samples.png")
+        path = directory / f"{name}.json"
+        if is_first():
+            path = report(directory, scored, source, explainer(captioner, source, encoded))
+            draw_samples(source, scored.captions[: settings.samples], workdir / "samples.png")
         progress.unlink()
     if source.faults.skipped:
         print(source.faults.summary())
@@ -130,7 +139,8 @@ def root_name(root: str, usual: str) -> str:
 def caption_split(
     captioner: Captioner, source: Source, decoding: DecodingConfig, progress: Path
 ) -> tuple[tuple[ScoredCaption, ...], dict[str, float], Encoded]:
-    """Caption every image of a source, and compute the losses on its references.
+    """Caption every image of a source, and compute the losses on its references; each of several processes takes its
+    share of the batches.
 
     Args:
         captioner: makes the captions.
@@ -157,11 +167,12 @@ def caption_split(
 
     keep(before)
     search = captioner.searcher(decoding)
-    captions: list[ScoredCaption] = []
     done: list[dict[str, Any]] = []
     encoded: Encoded = {}
-    with tqdm(total=len(source), unit="image", disable=None) as bar:
-        for batch in eval_batches(source, captioner.tokenizer, data, decoding.batch_size):
+    process, processes = jax.process_index(), jax.process_count()
+    batches = eval_batches(source, captioner.tokenizer, data, decoding.batch_size, process, processes)
+    with tqdm(total=len(source), unit="image", disable=None if is_first() else True) as bar:
+        for number, batch in enumerate(batches):
             image_ids = batch["image_id"][batch["image_id"] >= 0].tolist()
             content = checksum(batch.values())
             if len(done) < len(before) and before[len(done)]["content"] != content:
@@ -177,7 +188,8 @@ def caption_split(
             else:
                 features = captioner.encode(batch["image"])
                 sums = captioner.losses(features, batch["tokens"], batch["mask"])
-                made = search(features, len(captions))[: len(image_ids)]
+                at = (number * processes + process) * decoding.batch_size
+                made = search(features, at)[: len(image_ids)]
                 rows = [
                     {"image_id": image_id, "caption": caption.text, "score": caption.score}
                     for image_id, caption in zip(image_ids, made, strict=True)
@@ -187,9 +199,10 @@ def caption_split(
                     file.write(json.dumps(done[-1]) + "\n")
                 if not captioner.config.model.merger.reads:  # feature maps of thousands of images would fill the memory
                     encoded |= zip(image_ids, np.asarray(features)[: len(image_ids), None], strict=True)
-            captions += [ScoredCaption(**row) for row in done[-1]["captions"]]
-            bar.update(len(image_ids))
-    losses = mean_losses(batch["losses"] for batch in done)
+            bar.update(len(image_ids) * processes)
+    every = in_turn(done)
+    captions = [ScoredCaption(**row) for batch in every for row in batch["captions"]]
+    losses = mean_losses(batch["losses"] for batch in every)
     return tuple(captions), losses | {"perplexity": math.exp(losses["loss"])}, encoded
 
 

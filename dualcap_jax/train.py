@@ -4,8 +4,8 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache, partial
@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 
 import jax
 import tyro
+from jax.sharding import Mesh
 
 from dualcap_jax import cli, interrupts
 from dualcap_jax.captioner import Captioner
@@ -27,10 +28,19 @@ from dualcap_jax.data.sources import iterate_captions, open_source, refuse_share
 from dualcap_jax.data.sources.entries import SPLITS, EntriesSource
 from dualcap_jax.data.text import CaptionTokenizer
 from dualcap_jax.encoding import encode_once
-from dualcap_jax.errors import ConfigError
+from dualcap_jax.errors import ConfigError, require
 from dualcap_jax.evaluation.reports.figures import curves_figure
 from dualcap_jax.evaluation.reports.text import summary, warnings
 from dualcap_jax.models.variables import Variables, parameter_counts
+from dualcap_jax.processes import (
+    DistributedConfig,
+    distributed,
+    first_alone,
+    in_turn,
+    is_first,
+    of_first,
+    together,
+)
 from dualcap_jax.resolving import as_published, as_resolved, load_captioner, make_tokenizer, with_vocabulary
 from dualcap_jax.scoring import evaluate
 from dualcap_jax.training.logs import ROW, read_rows
@@ -45,7 +55,9 @@ from dualcap_jax.training.objectives.self_critical import (
 )
 from dualcap_jax.training.packing import plan_training, plan_validation
 from dualcap_jax.training.run import LOCK, Owned, Run, new_directory, owned
+from dualcap_jax.training.sharding import describe, local_copy, local_mesh, make_mesh
 from dualcap_jax.training.state import State, first_state, refuse_other_network
+from dualcap_jax.training.state import shapes as state_shapes
 from dualcap_jax.training.step import Metrics, make_eval_step, make_train_step
 from dualcap_jax.training.trained_on import Index, check_data, checksum, index_of, load_own_tokenizer, note
 
@@ -60,6 +72,7 @@ RESUMABLE = (
     "evaluation.",
     "data.root",
     "data.features",
+    "sharding.",
     "model.encoder.remat",
     "model.language.remat",
     "data.read_threads",
@@ -77,6 +90,10 @@ class Arguments:
     """Experiment file: Python with a get_config(). Empty: the embedded experiment, or the run's own when resuming."""
     workdir: str = ""
     """Run directory. One that holds a run is resumed. Empty: a new one under runs/."""
+    describe_sharding: bool = False
+    """Print how parameters and optimizer state lie on the devices, and end."""
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    """Which processes train together."""
     experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(default_factory=ExperimentConfig)
     """Fields of the experiment, over its file's."""
 
@@ -102,7 +119,8 @@ def parse(args: Sequence[str]) -> tuple[ExperimentConfig, Path, Start]:
     else:
         base = saved or ExperimentConfig()
     description = "Train a captioner. Settings can also be read from a file (--config) and are saved with the run."
-    arguments = cli.parse(Arguments, args, "train", description, Arguments(named["config"], named["workdir"], base))
+    default = Arguments(named["config"], named["workdir"], experiment=base)
+    arguments = cli.parse(Arguments, args, "train", description, default)
 
     config = arguments.experiment
     name = Path(arguments.config).stem if arguments.config else "scenes"
@@ -183,28 +201,34 @@ def make_evaluate(
     objective: Objective,
     source: Source,
     tokenizer: CaptionTokenizer,
+    mesh: Mesh,
     reward: Rewarding = None,
 ) -> Callable[[Variables], Scores | None]:
     """Validation's losses as a function of the network's variables; None where an end was asked for meanwhile.
 
-    With `reward` also the mean of what it gives the images of each batch.
+    Each of several processes takes its share of the batches. With `reward` also the mean of what it gives the images
+    of each batch.
     """
-    batch_size = config.training.batch_size
-    batches = eval_batches(source, tokenizer, config.data, batch_size)
+    batch_size, (process, processes) = config.training.batch_size, (jax.process_index(), jax.process_count())
+    own = local_mesh(mesh)
+    batches = eval_batches(source, tokenizer, config.data, batch_size, process, processes)
     if packs(config):
-        batches = batches.map(plan_validation(source, tokenizer, config.data, config.training, config.model.merger))
-    limit = validated_images(config) // batch_size or None
-    step = make_eval_step(config.model, objective)
+        packer = plan_validation(source, tokenizer, config.data, config.training, config.model.merger, own.size)
+        batches = batches.map(packer)
+    limit = validated_images(config) // batch_size or math.ceil(len(source) / batch_size)
+    step = make_eval_step(config.model, objective, own)
 
     def evaluate(variables: Variables) -> Scores | None:
-        sums, rewards = [], []
-        for batch in islice(batches, limit):
-            if interrupts.asked():
+        sums: list[Mapping[str, float]] = []
+        rewards: list[float] = []
+        variables = local_copy(mesh, own, variables)
+        for batch in islice(batches, len(range(process, limit, processes))):
+            if interrupts.asked() and processes == 1:
                 return None
-            sums.append(jax.device_get(step(variables, batch)))
+            sums.append({name: float(value) for name, value in step(variables, batch).items()})
             if reward:
                 rewards += reward(variables, batch)
-        return mean_losses(sums) | ({"reward": sum(rewards) / len(rewards)} if reward else {})
+        return mean_losses(in_turn(sums)) | ({"reward": sum(rewards) / len(rewards)} if reward else {})
 
     return evaluate
 
@@ -242,8 +266,16 @@ def skipped(sources: Sequence[Source]) -> str:
 
 def main(args: Sequence[str]) -> int:
     """Train, or go on training, then evaluate; returns the exit code."""
+    named, _ = cli.first(Arguments, args)
+    with together(distributed(named)):
+        return _main(args, named["describe-sharding"] == "True")
+
+
+def _main(args: Sequence[str], describes: bool) -> int:
     config, workdir, start = parse(args)
     resumed = start == "resumed"
+    mesh = make_mesh(config.sharding, config.training.batch_size, config.training.accumulate)
+    refuse_several(config)
     other = cache(partial(load_captioner, config.init_from)) if config.init_from else None
     if not resumed:
         config = as_resolved(config, other().config) if other else as_published(config)
@@ -258,10 +290,18 @@ def main(args: Sequence[str]) -> int:
         config = with_vocabulary(config, tokenizer.vocab_size)
         if other:
             refuse_other_network(other().model, config.model)
-    with claimed(workdir, start) as workdir:
-        if not resumed:
-            tokenizer.save(workdir / "tokenizer")
-        return _train(config, workdir, resumed, sources, tokenizer, (lambda: other().model) if other else None)
+    if describes:
+        print(describe(mesh, state_shapes(config.model, config.training)))
+        return 0
+    of_first(None)  # all have looked at the run directory
+    with ExitStack() as stack:
+        with first_alone() as first:
+            if first:
+                workdir = stack.enter_context(claimed(workdir, start))
+                if not resumed:
+                    tokenizer.save(workdir / "tokenizer")
+        workdir = Path(of_first(str(workdir)))
+        return _train(config, workdir, resumed, sources, tokenizer, mesh, (lambda: other().model) if other else None)
 
 
 def _train(
@@ -270,6 +310,7 @@ def _train(
     resumed: bool,
     sources: tuple[Source, Source],
     tokenizer: CaptionTokenizer,
+    mesh: Mesh,
     model_of_other: Callable[[], Variables] | None,
 ) -> int:
     """Train in a directory that is ours."""
@@ -278,8 +319,10 @@ def _train(
     check_data(workdir, index, config.data.root)
     validation = checksum([_index(config.data, validation_source), training.validation_images])
     run = Run(workdir, training, validation)
-    note(workdir, tokenizer, index)
-    save_json(config, workdir / "config.json")  # last: a directory that holds it is a run
+    with first_alone() as first:
+        if first:
+            note(workdir, tokenizer, index)
+            save_json(config, workdir / "config.json")  # last: a directory that holds it is a run
 
     told = "" if resumed else cut_captions(train_source, tokenizer, config.data)
     counts = parameter_counts(config.model)
@@ -298,40 +341,52 @@ def _train(
     elif config.data.features not in ("auto", "none"):
         reason = "the encoder is trained, or data.views is 0 and images are cropped or mirrored at random"
         print(f"data.features={config.data.features}: not read, as {reason}")
-    packer = None
+    packer, process, processes = None, jax.process_index(), jax.process_count()
     if packs(config) and training.objective == "cross_entropy":
-        packer, filled = plan_training(train_source, tokenizer, config.data, training, config.model.merger)
-        rows = training.accumulate * packer.room.rows
+        packer, filled = plan_training(
+            train_source, tokenizer, config.data, training, config.model.merger, mesh.size, processes
+        )
+        rows = training.accumulate * mesh.size * packer.room.rows
         print(
             f"packing: {training.batch_size * config.data.captions_per_image} captions of a batch lie in {rows} rows; "
             f"{100 * filled:.0f} % of the positions are real"
         )
-    batches = train_iterator(train_source, tokenizer, config.data, training.batch_size, training.seed, finish=packer)
+    size = training.batch_size // processes
+    batches = train_iterator(train_source, tokenizer, config.data, size, training.seed, process, processes)
     with cli.naming_memory(*less_memory(config)):
-        state, notes = first_state(config.model, training, run.checkpoints, batches, model_of_other)
+        state, notes = first_state(config.model, training, run.checkpoints, batches, mesh, model_of_other)
         print("".join(f"{note}\n" for note in notes), end="", flush=True)
         if encodes_once(config):
             views = f"{config.data.views} views of each image are" if config.data.augments else "each image is"
             print(f"encoder: frozen, so {views} encoded once, into {directory}", flush=True)
-            for source, split in zip(sources, SPLITS, strict=False):
-                encode_once(config.model, config.data, state["model"], source, directory, split)
+            variables = local_copy(mesh, local_mesh(mesh), state["model"])
+            with first_alone() as first:
+                for source, split in zip(sources, SPLITS, strict=False) if first else ():
+                    encode_once(config.model, config.data, variables, source, directory, split)
+            del variables
         objective = cross_entropy(training.loss, training.freeze, training.label_smoothing)
         step: Callable[[State, Batch], tuple[State, Metrics]]
-        step, reward = make_train_step(config.model, training, objective), None
+        train_step, reward = make_train_step(config.model, training, objective, mesh), None
+        step = (lambda state, batch: train_step(state, packer(batch))) if packer else train_step
         if training.objective == "self_critical":
             cider_d, searching = training_cider_d(train_source), (tokenizer, config.data.max_length)
             of_training, of_validation = (
                 Reward(source, tokenizer, cider_d) for source in (train_source, validation_source)
             )
-            step = make_self_critical_step(config.model, training, *searching, of_training)
-            reward = make_greedy_reward(config.model, *searching, of_validation)
-        evaluating = make_evaluate(config, objective, validation_source, tokenizer, reward)
-        print(f"device: {jax.devices()[0].device_kind}, {config.model.dtype}; compiling the first step", flush=True)
+            step = make_self_critical_step(config.model, training, *searching, of_training, mesh)
+            reward = make_greedy_reward(config.model, *searching, of_validation, mesh)
+        evaluating = make_evaluate(config, objective, validation_source, tokenizer, mesh, reward)
+        count = f"{mesh.size} x " if mesh.size > 1 else ""
+        print(
+            f"device: {count}{mesh.devices.flat[0].device_kind}, {config.model.dtype}; compiling the first step",
+            flush=True,
+        )
         train(state, step, evaluating, batches, run)
     if (found := skipped(sources)) != known:
         print(found, end="")
 
-    curves_figure(list(read_rows(workdir / "metrics.jsonl", ROW)), workdir / "curves.png")
+    if is_first():
+        curves_figure(list(read_rows(workdir / "metrics.jsonl", ROW)), workdir / "curves.png")
     split = "validation" if config.data.root else "test"
     with cli.naming_memory(config.decoding.less_memory):
         scores, report = evaluate(Captioner.load(workdir), workdir, split, wait=True)
@@ -340,6 +395,18 @@ def _train(
     print(f"written: {workdir}/ (checkpoints, metrics.jsonl, curves.png, samples.png), {report}")
     print(f"caption an image: python -m dualcap_jax.caption {shlex.quote(str(workdir))} IMAGE")
     return 0
+
+
+def refuse_several(config: ExperimentConfig) -> None:
+    """Before anything is written, see whether several processes can train together.
+
+    Raises:
+        ConfigError: they can't.
+    """
+    if (processes := jax.process_count()) == 1:
+        return
+    message = f"trains in one process, not in {processes}; it uses all devices of that"
+    require(config.training.objective == "cross_entropy", "training.objective", config.training.objective, message)
 
 
 def _index(data: DataConfig, source: Source) -> Index:

@@ -54,7 +54,7 @@ def measure(args: argparse.Namespace, encoder_remat: bool, language_remat: bool)
     params = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state["model"]))
     residuals = sum(leaf.size * leaf.dtype.itemsize for leaf in kept) - params
     step = make_train_step(model, config.training, cross_entropy(config.training.loss))
-    analysis = step.lower(state, batch).compile().memory_analysis()
+    analysis = step.compiled.lower(state, step.place(batch)).compile().memory_analysis()
     temporaries = analysis.temp_size_in_bytes if analysis else float("nan")  # not all backends tell
     for _ in range(2):
         state, _ = jax.block_until_ready(step(state, batch))

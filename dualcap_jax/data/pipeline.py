@@ -10,10 +10,11 @@ where C is the number of captions of an example and T is `data.max_length`. A ca
 False in `mask`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import grain
 import numpy as np
@@ -53,7 +54,6 @@ def train_iterator(
     seed: int,
     process_index: int = 0,
     process_count: int = 1,
-    finish: Callable[[Batch], Batch] | None = None,
 ) -> grain.DatasetIterator[Batch]:
     """Batches for training: endless, every epoch in a new order.
 
@@ -69,11 +69,11 @@ def train_iterator(
         seed: of order and choice of captions, 0 to 2**32 - 1.
         process_index: of this process among those that train together.
         process_count: how many train together.
-        finish: what is done to each batch.
 
     Returns:
         An iterator whose state grain can save and restore (`grain.checkpoint.CheckpointSave`), also with another number
-        of threads. Worker processes keep a state of their own form: resume with as many.
+        of threads, and `dealt_anew` with another number of processes. Worker processes keep a state of their own form:
+        resume with as many.
 
     Raises:
         DataError: from `next`, for an image that can't be read where `on_error` is "raise", or when none can be.
@@ -87,12 +87,36 @@ def train_iterator(
         .repeat()
         .random_map(partial(_train_example, source, tokenizer, config, pick))[process_index::process_count]
     )
-    batches = _batches(stream, source, config, batch_size)
-    return iter(batches.map(finish) if finish else batches)
+    return iter(_batches(stream, source, config, batch_size))
+
+
+def dealt_anew(states: Sequence[Mapping[str, Any]], process_count: int) -> dict[str, int]:
+    """The state of each iterator of `train_iterator` from which that many processes go on where others were.
+
+    Args:
+        states: of the iterators of all processes that there were, in order.
+        process_count: that there are now.
+
+    Raises:
+        DataError: worker processes read the data, whose states hold for as many processes only.
+    """
+    if any(state.keys() != {"next_index"} for state in states):
+        raise DataError(
+            f"data.workers: with workers a run resumes on as many processes as it was trained on ({len(states)}); one "
+            "trained with --data.workers 0 resumes on any number"
+        )
+    # Where images were skipped, some processes are further on than others.
+    done = max(int(state["next_index"]) for state in states) * len(states)
+    return {"next_index": -(-done // process_count)}
 
 
 def eval_batches(
-    source: Source, tokenizer: CaptionTokenizer, config: DataConfig, batch_size: int, start: int = 0
+    source: Source,
+    tokenizer: CaptionTokenizer,
+    config: DataConfig,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> grain.IterDataset[Batch]:
     """Batches for evaluation: every record once, in order, with all its captions.
 
@@ -101,14 +125,15 @@ def eval_batches(
         tokenizer: makes the tokens.
         config: as for training.
         batch_size: rows of every batch; the last is filled up with rows of `image_id` -1 and nothing in `mask`.
-        start: the record to begin with.
+        process_index: of this process among those that evaluate together.
+        process_count: how many do; the batches are dealt out to them in turn.
 
     Returns:
         An iterable of batches, to be gone through as often as wanted; C is the most captions that any record has.
     """
     make_example = partial(_eval_example, source, tokenizer, config, source.caption_counts)
-    stream = grain.MapDataset.range(start, len(source)).map(make_example)
-    return _batches(stream, source, config, batch_size)
+    dealt = [place for place in range(len(source)) if place // batch_size % process_count == process_index]
+    return _batches(grain.MapDataset.source(dealt).map(make_example), source, config, batch_size)
 
 
 def check_images(source: Source, count: int, threads: int) -> None:

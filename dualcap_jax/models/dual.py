@@ -13,7 +13,7 @@ from dualcap_jax.models.config import ModelConfig, Part
 from dualcap_jax.models.encoders import Encoded, Encoder, encoded
 from dualcap_jax.models.language_models import LanguageModel
 from dualcap_jax.models.mergers import KINDS, Attention, Image, Merger, MergerState, merge, merge_step
-from dualcap_jax.ops.rows import eighths, rearrange, smallest_that_holds
+from dualcap_jax.ops.rows import eighths, rearrange, smallest_that_holds, take
 
 Images = Num[Array, "batch height width 3"]
 Tokens = Int[Array, "batch captions length"] | Int[Array, "rows length"]
@@ -28,11 +28,12 @@ class Packing(NamedTuple):
     """Number of the caption in its row, from 1; 0 where there is none."""
     positions: Int[Array, "rows length"]
     """Of the token in its caption."""
-    spots: Int[Array, "batch captions length"]
-    """Where the merger finds the tokens of each image, row by row of them; as many as there are or more: nowhere. Of
-    a merger that looks at each position alone all captions of an image may be one."""
-    places: Int[Array, "rows length"]
-    """Where among `spots` each token is."""
+    spots: Int[Array, "groups images captions length"]
+    """Where the merger finds the tokens of each image, row by row of its group; as many as there are or more: nowhere.
+    Of a merger that looks at each position alone all captions of an image may be one. A group's rows hold the captions
+    of its images and no others."""
+    places: Int[Array, "groups rows length"]
+    """Where among its group's `spots` each token is."""
 
 
 class DualCaptioner(nnx.Module):
@@ -100,10 +101,11 @@ class DualCaptioner(nnx.Module):
             return self.language.logits(merge(self.merger, image, hidden, mask, is_trained, key))
         segments, positions, spots, places = packing
         hidden = self.language.hidden(tokens, mask, language_key, segments=segments, positions=positions)
-        by_image = rearrange(hidden, spots, places)
-        real = jnp.take(mask.reshape(-1), spots, mode="fill", fill_value=False)
+        by_image = rearrange(hidden.reshape(*places.shape, -1), spots, places)
+        real = jax.vmap(take)(mask.reshape(len(places), -1), spots)
+        by_image, real = (each.reshape(-1, *each.shape[2:]) for each in (by_image, real))
         merged = merge(self.merger, image, by_image, real, is_trained, key)
-        return self.language.logits(rearrange(merged, places, spots))
+        return self.language.logits(rearrange(merged.reshape(*spots.shape, -1), places, spots).reshape(hidden.shape))
 
     @staticmethod
     def _learn_mean(mean: nnx.BatchStat, values: Float[Array, "batch ... features"]) -> None:

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 T = TypeVar("T")
 
@@ -51,16 +51,21 @@ def smallest_that_holds(count: Int[Array, ""], sizes: Sequence[int], run: Callab
 
 @jax.custom_vjp
 def rearrange(
-    x: Float[Array, "*before width"], there: Int[Array, "*after"], back: Int[Array, "*before"]
-) -> Float[Array, "*after width"]:
-    """The vectors of `x` in another order, 0 where there is none.
+    x: Float[Array, "groups *before width"], there: Int[Array, "groups *after"], back: Int[Array, "groups *before"]
+) -> Float[Array, "groups *after width"]:
+    """The vectors of each group in another order, 0 where there is none.
 
     Args:
-        x: vectors, counted from 0 row by row.
+        x: vectors, counted from 0 in each group, row by row.
         there: number of the vector that stands at each place afterwards; one that there is not: none.
         back: the inverse, which the gradient needs: place of each vector.
     """
-    return x.reshape(-1, x.shape[-1]).at[there].get(mode="fill", fill_value=0)
+    return jax.vmap(take)(x.reshape(len(x), -1, x.shape[-1]), there)
+
+
+def take(x: Shaped[Array, "places ..."], there: Int[Array, "..."]) -> Shaped[Array, "..."]:
+    """What is at those places of the first axis, 0 at one that there is not."""
+    return x.at[there].get(mode="fill", fill_value=0)
 
 
 def _rearrange(x: Array, there: Array, back: Array) -> tuple[Array, tuple[Array, Array]]:

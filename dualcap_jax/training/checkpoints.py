@@ -17,6 +17,7 @@ import grain.checkpoint
 import jax
 import orbax.checkpoint as ocp
 
+from dualcap_jax.data.pipeline import dealt_anew
 from dualcap_jax.errors import UserError
 
 Which = Literal["best", "latest"]
@@ -48,6 +49,15 @@ class _Place:
     def get_state(self) -> bytes:
         """As JSON."""
         return json.dumps(self._state, indent=4).encode()
+
+
+def _set_place(iterator: grain.DatasetIterator, folder: Path) -> None:
+    """Set an iterator to where it was, whatever number of processes wrote that, as grain's handler does."""
+    written = {path.name: json.loads(path.read_bytes()) for path in folder.glob("process_*-of-*.json")}
+    count = len(written)
+    states = [written[f"process_{process}-of-{count}.json"] for process in range(count)]
+    same = count == jax.process_count()
+    iterator.set_state(states[jax.process_index()] if same else dealt_anew(states, jax.process_count()))
 
 
 class Checkpoints:
@@ -129,20 +139,21 @@ class Checkpoints:
             self._best.save(step, args=items)
 
     def restore(self, state: dict[str, Any], iterator: grain.DatasetIterator) -> dict[str, Any]:
-        """The latest state, in the shapes that `state` tells; sets `iterator` to where it was.
+        """The latest state, in the shapes that `state` tells and laid out as it tells; sets `iterator` to where it was.
 
         Raises:
             CheckpointError: when it is of another network, or can't be read.
+            DataError: another number of processes read the data, with workers.
         """
         items = ocp.args.Composite(
-            model=ocp.args.StandardRestore(_abstract(state["model"])),
-            optimizer=ocp.args.StandardRestore(_abstract(state["optimizer"])),
-            data=grain.checkpoint.CheckpointRestore(iterator),
+            model=ocp.args.StandardRestore(state["model"]),
+            optimizer=ocp.args.StandardRestore(state["optimizer"]),
         )
         step = self._latest.latest_step()
         with self._reading("latest", step):
             _require_fit(self._folder / "latest", step, state["model"])
             restored = self._latest.restore(step, args=items)
+            _set_place(iterator, self._folder / "latest" / str(step) / "data")
         return {"model": restored["model"], "optimizer": restored["optimizer"]}
 
     def close(self) -> None:

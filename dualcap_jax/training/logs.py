@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import os
 import reprlib
 import signal
 import sys
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from dualcap_jax import interrupts
 from dualcap_jax.errors import UserError
 from dualcap_jax.files import naming, write_text
+from dualcap_jax.processes import is_first
 
 ROW = {"step": int, "split": str}
 """What each row of metrics.jsonl holds, beside values."""
@@ -56,7 +58,7 @@ def read_rows(path: Path, holding: Mapping[str, type] = {}) -> Iterator[dict[str
 
 
 class MetricsLog:
-    """Appends rows to metrics.jsonl and TensorBoard.
+    """Appends rows to metrics.jsonl and TensorBoard, in the first of several processes.
 
     Rows after `step`, left by a run that was killed past its last checkpoint, are dropped: they come again.
     """
@@ -66,9 +68,10 @@ class MetricsLog:
         kept = [row for row in read_rows(path, ROW) if row["step"] <= step]
         self.validated = {row["step"] for row in kept if row["split"] == "validation"}
         """Steps with a row of validation."""
-        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._file = path.open("a", buffering=1)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        if is_first():
+            write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._file = (path if is_first() else Path(os.devnull)).open("a", buffering=1)
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1, write_to_disk=is_first())
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """One row. A value that is not finite is written as null, which JSON can hold."""
@@ -100,7 +103,7 @@ class Progress:
         self._began: float | None = None
         self._paused, self._done = 0.0, start
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and is_first():
             self._bar = tqdm(initial=start, total=steps, unit="step", dynamic_ncols=True)
 
     @property

@@ -5,6 +5,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 
 import grain
+import jax
 
 from dualcap_jax import interrupts
 from dualcap_jax.errors import Stopped, UserError
@@ -19,6 +20,9 @@ Scores = dict[str, float]
 
 MEANS = {"loss", "reward", "baseline"}
 """Metrics whose mean since the line before is logged."""
+
+UNTOLD = {"finite", "overflow", "asked"}
+"""Metrics that are not logged."""
 
 TOLD = {"loss_all_positions": "over all positions", "reward": "CIDEr-D of greedy captions"}
 """What is told of validation's scores besides the loss, and the words for it."""
@@ -60,6 +64,7 @@ def train(
         UserError, OSError: from `batches` or `evaluate`, when all that was done before is saved.
     """
     config = run.config
+    asked_together: int | None = None
     means: defaultdict[str, list[float]] = defaultdict(list)
     pending: deque[tuple[int, Metrics]] = deque()  # steps that run: each is waited for only once the next one does
     done, place = run.start, batches.get_state()
@@ -69,8 +74,13 @@ def train(
         while len(pending) > running:
             look_at(*pending.popleft())
 
+    def asked() -> int | None:
+        """The signal that asked for an end; one of several processes obeys when all know of it."""
+        return interrupts.asked() if jax.process_count() == 1 else asked_together
+
     def look_at(number: int, metrics: Metrics) -> None:
-        loss = float(metrics["loss"])
+        nonlocal asked_together
+        loss, asked_together = float(metrics["loss"]), int(metrics.get("asked", 0)) or None
         if not bool(metrics["finite"] | metrics["overflow"]):
             raise LossNotFinite(
                 f"step {number}: loss {loss}, gradient norm {float(metrics['grad_norm'])}: not finite. The last "
@@ -81,7 +91,7 @@ def train(
             means[name].append(float(metrics[name]))
         run.progress.update(number, loss)
         if number % config.log_every == 0 or number == config.steps:
-            values = {name: float(value) for name, value in metrics.items() if name not in ("finite", "overflow")}
+            values = {name: float(value) for name, value in metrics.items() if name not in UNTOLD}
             values |= {name: sum(some) / len(some) for name, some in means.items()}
             values["images_per_second"] = run.progress.per_second
             run.log.write(number, "train", values)
@@ -121,21 +131,21 @@ def train(
                     if number % config.validate_every == 0 or is_last:
                         settle()
                         validate(number)
-                    if number % config.checkpoint_every == 0 or is_last or interrupts.asked():
+                    if number % config.checkpoint_every == 0 or is_last or asked():
                         save()
-                    if asked := interrupts.asked():
+                    if noted := asked():
                         goes_on = "evaluates it" if is_last else "resumes it"
                         message = (
-                            f"{signal.Signals(asked).name}: saved step {number} of {config.steps}; the same command "
+                            f"{signal.Signals(noted).name}: saved step {number} of {config.steps}; the same command "
                         )
-                        raise Stopped(message + goes_on, 128 + asked)
+                        raise Stopped(message + goes_on, 128 + noted)
             except (LossNotFinite, CheckpointError, Stopped):
                 raise
             except Exception as error:
                 whole = (
                     isinstance(error, UserError | OSError) or interrupts.asked()
                 )  # of the data: `state` is untouched
-                if whole and done > run.start:
+                if whole and done > run.start and jax.process_count() == 1:  # which takes all processes
                     save()
                     run.progress.say(f"saved step {done} of {config.steps}")
                 raise

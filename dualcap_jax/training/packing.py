@@ -5,7 +5,7 @@ holds as many captions as fit, first the longest, each where it leaves the least
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -15,6 +15,7 @@ from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.records import Source
 from dualcap_jax.data.text import CaptionTokenizer
 from dualcap_jax.models.mergers import MergerConfig
+from dualcap_jax.processes import gathered
 from dualcap_jax.training.config import TrainingConfig
 from dualcap_jax.training.objectives import Batch
 
@@ -72,14 +73,17 @@ class Packer:
 
     A packed batch has, instead of tokens and mask [batch, captions, max_length], these [rows, length]:
     `tokens`, `attended` (which of them are real), `labels` (the next tokens), `real` (which of these are), where
-    `whole` also `counted` (where there is a caption); and the fields of `Packing`. `advantage`, where there is one, is
-    laid out from its caption [batch, captions] to each of its places. Its rows are `parts` times as many as its room.
+    `whole` also `counted` (where there is a caption); and the fields of `Packing`, of which the parts are the groups.
+    `advantage`, where there is one, is laid out from its caption [batch, captions] to each of its places. Its rows are
+    `parts` times as many as its room.
     """
 
     room: Room
     """What nearly all batches fit into. A batch that does not is given the most that any could need."""
     parts: int = 1
     """Parts that a batch is divided into, none of whose rows hold captions of another part."""
+    together: bool = False
+    """Whether all processes pack a batch at the same time, which must be of one shape."""
     whole: bool = False
     """Whether captions take all their places, padding too."""
     apart: bool = False
@@ -92,7 +96,8 @@ class Packer:
         lengths, in_part = places_of(mask, self.whole), images // self.parts
         laid = [lay(part.reshape(-1), width) for part in lengths.reshape(self.parts, -1)]
         room = self.room
-        if max(rows for *_, rows in laid) > room.rows or lengths.sum(1).max() > room.of_image:
+        fits = max(rows for *_, rows in laid) <= room.rows and int(lengths.sum(1).max()) <= room.of_image
+        if not (all(gathered(fits)) if self.together else fits):
             room = Room(in_part * captions, captions * width)
         spots_of_image = (captions, width) if self.apart else (1, room.of_image)
         shape, nowhere, unplaced = (self.parts * room.rows, width), room.rows * width, in_part * prod(spots_of_image)
@@ -126,8 +131,8 @@ class Packer:
             "real": rows_of(mask[image, number, place + 1]),
             "segments": rows_of(start + 1),
             "positions": rows_of(place),
-            "places": rows_of(image % in_part * prod(spots_of_image) + spot, unplaced),
-            "spots": spots.reshape(images, *spots_of_image),
+            "places": rows_of(image % in_part * prod(spots_of_image) + spot, unplaced).reshape(self.parts, -1, width),
+            "spots": spots.reshape(self.parts, in_part, *spots_of_image),
         }
 
 
@@ -145,9 +150,25 @@ def pack(batch: Batch, parts: int, apart: bool) -> Batch:
 
 
 def plan_training(
-    source: Source, tokenizer: CaptionTokenizer, data: DataConfig, training: TrainingConfig, merger: MergerConfig
+    source: Source,
+    tokenizer: CaptionTokenizer,
+    data: DataConfig,
+    training: TrainingConfig,
+    merger: MergerConfig,
+    shards: int = 1,
+    processes: int = 1,
 ) -> tuple[Packer, float]:
-    """A packer for batches of training, and the share of its places that captions fill, by a sample of them."""
+    """A packer for a process's batches of training, and the share of its places that captions fill, by a sample.
+
+    Args:
+        source: the training records.
+        tokenizer: makes the tokens.
+        data: how they are read.
+        training: sizes of the batches of all processes together.
+        merger: the network's.
+        shards: devices of all processes that a batch is divided among.
+        processes: how many train together.
+    """
     rng, captions = np.random.default_rng(training.seed), data.captions_per_image
     images = rng.permutation(len(source))[:SAMPLE]
     of_images = [_lengths(source, tokenizer, data, int(image)) for image in images]
@@ -156,17 +177,24 @@ def plan_training(
         chosen = (of_images[image] for image in rng.integers(len(of_images), size=training.batch_size))
         return _stack([rng.permutation(lengths)[:captions] for lengths in chosen], captions, training, data)
 
-    return _plan([draw() for _ in range(DRAWS)], data, training, merger, training.accumulate)
+    packer, filled = _plan([draw() for _ in range(DRAWS)], data, training, merger, training.accumulate * shards)
+    return replace(packer, parts=packer.parts // processes, together=processes > 1), filled
 
 
 def plan_validation(
-    source: Source, tokenizer: CaptionTokenizer, data: DataConfig, training: TrainingConfig, merger: MergerConfig
+    source: Source,
+    tokenizer: CaptionTokenizer,
+    data: DataConfig,
+    training: TrainingConfig,
+    merger: MergerConfig,
+    shards: int = 1,
 ) -> Packer:
-    """A packer for the batches of validation, whose images come with all their captions, in order."""
+    """A packer for the batches of validation, whose images come with all their captions, in order; arguments as of
+    `plan_training`, but that `shards` are the process's own devices."""
     size, captions = training.batch_size, int(source.caption_counts.max())
     of_images = [_lengths(source, tokenizer, data, image) for image in range(min(len(source), SAMPLE))]
     chunks = [of_images[start : start + size] for start in range(0, len(of_images), size)]
-    return _plan([_stack(chunk, captions, training, data) for chunk in chunks], data, training, merger)[0]
+    return _plan([_stack(chunk, captions, training, data) for chunk in chunks], data, training, merger, shards)[0]
 
 
 def _lengths(source: Source, tokenizer: CaptionTokenizer, data: DataConfig, image: int) -> list[int]:

@@ -6,6 +6,7 @@ from typing import Any
 import grain
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from dualcap_jax.errors import ConfigError
 from dualcap_jax.models import variables
@@ -15,6 +16,7 @@ from dualcap_jax.pretrained.load import load_pretrained
 from dualcap_jax.training.checkpoints import Checkpoints, differing
 from dualcap_jax.training.config import TrainingConfig
 from dualcap_jax.training.optimizer import init_loss_scale, make_optimizer
+from dualcap_jax.training.sharding import abstract, place
 
 State = dict[str, Any]
 """`model` (`Variables`, as it is validated, saved and used) and `optimizer` (step: int32 [], optax: its state for the
@@ -52,6 +54,11 @@ def init_state(model: Variables, training: TrainingConfig, dtype: str) -> State:
     return {"model": model, "optimizer": optimizer}
 
 
+def shapes(config: ModelConfig, training: TrainingConfig) -> State:
+    """Shapes and dtypes of a run's state."""
+    return jax.eval_shape(lambda model: init_state(model, training, config.dtype), variables.shapes(config))
+
+
 def refuse_other_network(model: Variables, config: ModelConfig) -> None:
     """Before anything is written, see whether a run can start from another one's model.
 
@@ -67,6 +74,7 @@ def first_state(
     training: TrainingConfig,
     checkpoints: Checkpoints,
     batches: grain.DatasetIterator,
+    mesh: Mesh,
     init_from: Callable[[], Variables] | None = None,
 ) -> tuple[State, list[str]]:
     """The state to begin with. Its weights are the first of these that there are:
@@ -81,6 +89,7 @@ def first_state(
         training: how it is trained.
         checkpoints: the run's.
         batches: set to where the checkpoint was.
+        mesh: on which the state is laid out.
         init_from: gives another run's variables; called when they are needed.
 
     Returns:
@@ -91,11 +100,10 @@ def first_state(
         PretrainedError: when published weights cannot be had, read or fitted.
     """
     if checkpoints.latest_step is not None:
-        shapes = jax.eval_shape(lambda model: init_state(model, training, config.dtype), variables.shapes(config))
-        return checkpoints.restore(shapes, batches), []
+        return checkpoints.restore(abstract(mesh, shapes(config, training)), batches), []
     notes: list[str] = []
     if init_from is not None:
         model = init_from()
     else:
         model, notes = load_pretrained(config, variables.init(config, training.seed))
-    return init_state(model, training, config.dtype), notes
+    return place(mesh, init_state(place(mesh, model), training, config.dtype)), notes

@@ -1,37 +1,68 @@
 """The training and evaluation steps: pure functions over nested dicts of arrays."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import Mesh
 from jax.stages import Wrapped as JitWrapped
 from jaxtyping import Array
 
+from dualcap_jax import interrupts
 from dualcap_jax.models.config import ModelConfig
 from dualcap_jax.models.variables import Variables, batch_stats_of, bind
 from dualcap_jax.training.config import TrainingConfig
 from dualcap_jax.training.objectives import Batch, Objective, Sums
 from dualcap_jax.training.optimizer import learning_rate, make_optimizer, update_loss_scale
+from dualcap_jax.training.sharding import divide, keep_placed, whole
 from dualcap_jax.training.state import State, partition, stepped_model
 
 Metrics = dict[str, Array]
 """Of a step: `loss` (what is minimised), `grad_norm` (before clipping), `learning_rate`; of each trained part
 `grad_norm_PART`, `param_norm_PART` (after the step) and `update_norm_PART`; `finite`: whether loss and gradients are,
-so that the step counts; `overflow`: whether they are not as float16's loss scale was too high, which mends itself."""
+so that the step counts; `overflow`: whether they are not as float16's loss scale was too high, which mends itself;
+of several processes `asked`: the signal by which one of them was asked to end, or 0."""
 
 
-def _inputs(batch: Batch) -> Batch:
-    """What the network reads of a batch."""
-    return {name: values for name, values in batch.items() if name != "image_id"}
+@dataclass(frozen=True)
+class TrainStep:
+    """A training step, `(state, batch) -> (state, metrics)`, of batches as the input pipeline makes them."""
+
+    compiled: JitWrapped
+    """The same of batches as `place` gives them; the state that it is given is donated."""
+    place: Callable[[Batch], Batch]
+    """What the network reads of a batch, on the devices."""
+
+    def __call__(self, state: State, batch: Batch) -> tuple[State, Metrics]:
+        """One step."""
+        return self.compiled(state, self.place(batch))
 
 
-def make_train_step(config: ModelConfig, training: TrainingConfig, objective: Objective) -> JitWrapped:
-    """The jitted training step, `(state, batch) -> (state, metrics)`; the state that it is given is donated.
+def _place(mesh: Mesh | None, accumulate: int, batch: Batch) -> Batch:
+    batch = {name: values for name, values in batch.items() if name != "image_id"}
+    if mesh is not None and jax.process_count() > 1:  # how each learns that another was asked to end, at the same step
+        batch["asked"] = np.full(accumulate * len(mesh.local_devices), interrupts.asked() or 0, np.int32)
+    return divide(mesh, batch, accumulate)
+
+
+def make_train_step(
+    config: ModelConfig, training: TrainingConfig, objective: Objective, mesh: Mesh | None = None
+) -> TrainStep:
+    """The jitted training step.
 
     Where loss or gradients are not finite, parameters, statistics and optimizer stay as they were; under
     float16 the loss scale falls.
+
+    Args:
+        config: the network.
+        training: how it is trained.
+        objective: what is minimised.
+        mesh: devices that a batch is divided among, and on which the state lies as `sharding.place` lays it. None: one.
     """
     optimizer, schedule, scales = make_optimizer(training), learning_rate(training), config.dtype == "float16"
 
@@ -42,20 +73,17 @@ def make_train_step(config: ModelConfig, training: TrainingConfig, objective: Ob
         trained, frozen = partition(model["params"], training.freeze)
 
         def loss_fn(trained: Any) -> tuple[Array, tuple[Array, Any]]:
-            network = bind(config, model | {"params": trained | frozen})
+            network = bind(config, whole(mesh, model | {"params": trained | frozen}))
             loss = objective.sums(network, batch, key)[objective.minimised] / weight
             return loss * scale, (loss, batch_stats_of(network))
 
         (_, (loss, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
-        return loss, grads, batch_stats
+        return loss, keep_placed(mesh, grads), batch_stats
 
     def accumulated(
         model: Variables, batch: Batch, key: Array, scale: Array | float, weight: Array
     ) -> tuple[Array, Any, Any]:
-        """The same over `accumulate` parts, one after the other."""
-        parts = training.accumulate
-        # [batch, ...] -> [parts, batch // parts, ...]
-        batch = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+        """The same over the parts of a batch, one after the other."""
 
         def body(carry: tuple[Array, Any, Any], part: tuple[Array, Batch]) -> tuple[tuple[Array, Any, Any], None]:
             total, grads, batch_stats = carry
@@ -67,10 +95,11 @@ def make_train_step(config: ModelConfig, training: TrainingConfig, objective: Ob
 
         zeros = jax.tree.map(jnp.zeros_like, partition(model["params"], training.freeze)[0])
         carry = jnp.float32(0), zeros, model["batch_stats"]
-        return jax.lax.scan(body, carry, (jnp.arange(parts), batch))[0]
+        return jax.lax.scan(body, carry, (jnp.arange(training.accumulate), batch))[0]
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        batch, averaged, inner = _inputs(batch), state["model"], state["optimizer"]
+        batch, averaged, inner = dict(batch), state["model"], state["optimizer"]
+        asked = {"asked": batch.pop("asked").max()} if "asked" in batch else {}
         model = stepped_model(state)
         key = jax.random.fold_in(jax.random.key(training.seed + 1), inner["step"])
         scale = inner["loss_scale"]["scale"] if scales else 1.0  # a division that XLA drops
@@ -100,19 +129,22 @@ def make_train_step(config: ModelConfig, training: TrainingConfig, objective: Ob
             "learning_rate": schedule(inner["step"]),
             "finite": finite,
             "overflow": ~finite & jnp.isfinite(loss) & scales,
+            **asked,
         }
         for name, tree in {"grad": grads, "param": params, "update": updates}.items():
             metrics |= {f"{name}_norm_{part}": optax.global_norm(arrays) for part, arrays in tree.items()}
-        return state, metrics
+        return keep_placed(mesh, state), whole(mesh, metrics)
 
-    return jax.jit(step, donate_argnums=0)
+    return TrainStep(jax.jit(step, donate_argnums=0), partial(_place, mesh, training.accumulate))
 
 
-def make_eval_step(config: ModelConfig, objective: Objective) -> Callable[[Variables, Batch], Sums]:
-    """The jitted evaluation step: the objective's sums over one batch."""
+def make_eval_step(
+    config: ModelConfig, objective: Objective, mesh: Mesh | None = None
+) -> Callable[[Variables, Batch], Sums]:
+    """The jitted evaluation step: the objective's sums over one batch; `mesh` as of the training step."""
 
     @jax.jit
     def step(model: Variables, batch: Batch) -> Sums:
-        return objective.sums(bind(config, model), batch, None)
+        return whole(mesh, objective.sums(bind(config, whole(mesh, model)), batch, None))
 
-    return lambda model, batch: step(model, _inputs(batch))
+    return lambda model, batch: step(model, _place(mesh, 1, batch))

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +76,7 @@ def labels_of(batch: Batch) -> Labels:
     return _labels(batch["tokens"], batch["mask"])
 
 
-def _labels(tokens: Int[Array, "batch captions length"], mask: Bool[Array, "batch captions length"]) -> Labels:
+def _labels(tokens: Int[Array, "*captions length"], mask: Bool[Array, "*captions length"]) -> Labels:
     real = mask[..., 1:]
     return tokens[..., 1:], real, jnp.broadcast_to(mask[..., :1], real.shape)
 
@@ -127,7 +127,7 @@ def _counts(real: Bool[Array, "*places"], counted: Bool[Array, "*places"] | None
     return counts if counted is None else counts | {"positions": jnp.sum(counted, dtype=jnp.float32)}
 
 
-def mean_losses(sums: Iterable[Mapping[str, Array | float]]) -> dict[str, float]:
+def mean_losses(sums: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """The losses, in nats, from the sums of batches: each token counts alike, whatever the batches were.
 
     Raises:

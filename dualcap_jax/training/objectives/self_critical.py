@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 from optax import softmax_cross_entropy_with_integer_labels
 
@@ -100,7 +101,11 @@ def training_cider_d(source: Source) -> CiderD:
 
 
 def make_search(
-    config: ModelConfig, tokenizer: CaptionTokenizer, max_length: int, samples: int | None = None
+    config: ModelConfig,
+    tokenizer: CaptionTokenizer,
+    max_length: int,
+    samples: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Search:
     """`(variables, features, keys) -> captions` of encoded images: so many drawn ones of each, or its greedy one.
 
@@ -111,13 +116,18 @@ def make_search(
     rules, start = Rules(settings, tokenizer.end_id, tokenizer.pad_id), np.array([tokenizer.start_id], np.int32)
 
     def search(variables: Variables, features: Image, keys: Key[Array, " batch"]) -> Decoded:
-        return inference.search(config, variables, features, start, keys, rules)
+        return inference.search(config, variables, features, start, keys, rules, mesh)
 
     return search
 
 
 def make_self_critical_step(
-    config: ModelConfig, training: TrainingConfig, tokenizer: CaptionTokenizer, max_length: int, reward: Reward
+    config: ModelConfig,
+    training: TrainingConfig,
+    tokenizer: CaptionTokenizer,
+    max_length: int,
+    reward: Reward,
+    mesh: Mesh | None = None,
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
     """The training step, `(state, batch) -> (state, metrics)`; the captions in its batches are not read.
 
@@ -130,16 +140,17 @@ def make_self_critical_step(
         tokenizer: the run's.
         max_length: of drawn captions, in tokens; one that has not ended by then is scored and learnt as it is.
         reward: of captions of the training images.
+        mesh: as of `make_train_step`.
     """
-    train_step = make_train_step(config, training, self_critical())
-    draw = make_search(config, tokenizer, max_length, training.samples_per_image)
-    search_greedily = make_search(config, tokenizer, max_length)
-    apart = not config.merger.is_pointwise
+    train_step = make_train_step(config, training, self_critical(), mesh)
+    draw = make_search(config, tokenizer, max_length, training.samples_per_image, mesh)
+    search_greedily = make_search(config, tokenizer, max_length, mesh=mesh)
+    apart, parts = not config.merger.is_pointwise, training.accumulate * (mesh.size if mesh else 1)
     seed = jax.random.key(training.seed + 2)
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         variables, image_ids = stepped_model(state), batch["image_id"]
-        features = inference.encode(config, variables, images_of(batch))
+        features = inference.encode(config, variables, images_of(batch), mesh)
         keys = jax.random.split(jax.random.fold_in(seed, state["optimizer"]["step"]), len(image_ids))
         drawn = draw(variables, features, keys)
         greedy = search_greedily(variables, features, keys) if training.baseline == "greedy" else None
@@ -151,7 +162,7 @@ def make_self_critical_step(
             "advantage": (rewards - baseline).astype(np.float32),
         }
         if training.pack:
-            batch = pack(batch, training.accumulate, apart)
+            batch = pack(batch, parts, apart)
         state, metrics = train_step(state, batch)
         return state, metrics | {"reward": jnp.float32(rewards.mean()), "baseline": jnp.float32(baseline.mean())}
 
@@ -159,13 +170,13 @@ def make_self_critical_step(
 
 
 def make_greedy_reward(
-    config: ModelConfig, tokenizer: CaptionTokenizer, max_length: int, reward: Reward
+    config: ModelConfig, tokenizer: CaptionTokenizer, max_length: int, reward: Reward, mesh: Mesh | None = None
 ) -> Callable[[Variables, Batch], list[float]]:
     """`(variables, batch) -> rewards` of the greedy captions of a validation batch's images."""
-    search = make_search(config, tokenizer, max_length)
+    search = make_search(config, tokenizer, max_length, mesh=mesh)
 
     def rewards(variables: Variables, batch: Batch) -> list[float]:
-        features = inference.encode(config, variables, images_of(batch))
+        features = inference.encode(config, variables, images_of(batch), mesh)
         is_image = batch["image_id"] >= 0
         found = search(variables, features, jax.random.split(jax.random.key(0), len(is_image)))
         captions = Decoded(*(np.asarray(values)[is_image] for values in found))
