@@ -82,12 +82,12 @@ class Packer:
     """What nearly all batches fit into. A batch that does not is given the most that any could need."""
     parts: int = 1
     """Parts that a batch is divided into, none of whose rows hold captions of another part."""
-    together: bool = False
-    """Whether all processes pack a batch at the same time, which must be of one shape."""
     whole: bool = False
     """Whether captions take all their places, padding too."""
     apart: bool = False
     """Whether the merger needs each caption by itself, each at its place."""
+    together: bool = False
+    """Whether all processes pack a batch at the same time, which must be of one shape."""
 
     def __call__(self, batch: Batch) -> Batch:
         """The packed batch."""
