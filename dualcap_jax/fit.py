@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Annotated, Any, Literal, get_args
@@ -152,10 +152,13 @@ def main(args: Sequence[str]) -> int:
                 return usage(training_step(each, size, arguments.fill), size, setting)
 
             rows = {size: row(size) for size in sizes}
+
+            def peak(size: int, row: Callable[[int], Row] = row, rows: dict[int, Row] = rows) -> int:
+                rows[size] = row(size)
+                return int(rows[size]["peak"])
+
             if arguments.largest and limit is not None:
-                best = largest_that_fits(
-                    lambda size, row=row, rows=rows: rows.setdefault(size, row(size))["peak"], limit, sizes[0], unit
-                )
+                best = largest_that_fits(peak, limit, sizes[0], unit)
                 largest.append({**setting, "batch_size": best})
             training += [rows[size] for size in sorted(rows)]
         if arguments.decoding:

@@ -16,19 +16,22 @@ def flops(jaxpr: Jaxpr | ClosedJaxpr) -> int:
 
 
 def _of(equation: JaxprEqn) -> int:
-    name, params, arguments = equation.primitive.name, equation.params, [each.aval for each in equation.invars]
+    name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         (axes, _), _ = params["dimension_numbers"]
-        return 2 * prod(equation.outvars[0].aval.shape) * prod(arguments[0].shape[axis] for axis in axes)
+        return 2 * prod(_shape(equation.outvars[0])) * prod(_shape(equation.invars[0])[axis] for axis in axes)
     if name == "conv_general_dilated":
-        kernel, out_axis = arguments[1].shape, params["dimension_numbers"].rhs_spec[0]
-        inner = prod(kernel) // kernel[out_axis]
-        return 2 * prod(equation.outvars[0].aval.shape) * inner // prod(params["lhs_dilation"])
+        kernel, out_axis = _shape(equation.invars[1]), params["dimension_numbers"].rhs_spec[0]
+        of_result = prod(kernel) // kernel[out_axis]
+        return 2 * prod(_shape(equation.outvars[0])) * of_result // prod(params["lhs_dilation"])
     if name == "cond":
         return max(map(flops, params["branches"]))
-    return (
-        params.get("length", 1) * sum(map(flops, _inner(params))) if name == "scan" else sum(map(flops, _inner(params)))
-    )
+    return (params["length"] if name == "scan" else 1) * sum(map(flops, _inner(params)))
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    shape: tuple[int, ...] = value.aval.shape
+    return shape
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Jaxpr | ClosedJaxpr]:

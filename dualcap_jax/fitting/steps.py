@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,8 +20,8 @@ from dualcap_jax.encoding import features_of
 from dualcap_jax.models import variables
 from dualcap_jax.models.mergers import Image
 from dualcap_jax.models.variables import Variables
-from dualcap_jax.pretrained.tables import PretrainedError
-from dualcap_jax.resolving import as_published, encodes_once, packs, with_vocabulary
+from dualcap_jax.pretrained.load import language_as_published
+from dualcap_jax.resolving import encodes_once, packs, with_vocabulary
 from dualcap_jax.training.objectives.cross_entropy import cross_entropy
 from dualcap_jax.training.objectives.self_critical import self_critical
 from dualcap_jax.training.packing import Packer, Room
@@ -45,14 +46,22 @@ class Step:
 
 
 def resolved(config: ExperimentConfig) -> tuple[ExperimentConfig, str]:
-    """The experiment as training would complete it, as far as that can be known here; and what can't, in a sentence."""
-    data, language = config.data, config.model.language
-    if language.pretrained is None and not data.tokenizer:
-        config = with_vocabulary(config, data.vocab_size)
-    try:
-        return as_published(config), ""
-    except PretrainedError as error:
-        return config, f"published weights are not at hand, so the shapes are as the experiment says ({error})"
+    """The experiment with the shapes that it leaves to weights and captions, and what is not known of them here.
+
+    Nothing is downloaded: a language model on the hub is taken to be of the shape that the experiment says.
+
+    Raises:
+        PretrainedError: a directory of weights can't be read.
+    """
+    language, told = config.model.language, ""
+    if language.pretrained is None:
+        return (config if config.data.tokenizer else with_vocabulary(config, config.data.vocab_size)), told
+    if Path(language.pretrained).exists():
+        model = replace(config.model, language=language_as_published(language))
+        return replace(config, model=model), told
+    if language.pretrained != "gpt2":  # of the shape that configs have by default
+        told = f"model.language.pretrained={language.pretrained} is not looked up: give its shape by --model.language"
+    return config, told
 
 
 def training_step(config: ExperimentConfig, size: int, fill: float = 1.0) -> Step:
