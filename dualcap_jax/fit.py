@@ -83,6 +83,8 @@ def parse(args: Sequence[str]) -> Arguments:
     for option in ("share", "fill"):
         value = getattr(arguments, option)
         require(0 < value <= 1, f"--{option}", value, "must be more than 0 and at most 1")
+    alone = arguments.devices == 1 or arguments.fill == 1
+    require(alone, "--fill", arguments.fill, "must be 1 with several devices, whose rows must be as many")
     unit = unit_of(arguments)
     for size in arguments.batch_sizes or (arguments.experiment.training.batch_size,):
         parts = f"training.accumulate={arguments.experiment.training.accumulate} times --devices {arguments.devices}"
@@ -125,8 +127,7 @@ def remat_of(model: ModelConfig) -> Remat:
 def main(args: Sequence[str]) -> int:
     """Compile and print; returns the exit code."""
     arguments = parse(args)
-    devices, memory = _devices(arguments)
-    limit = round(memory * arguments.share) if memory else None
+    devices, memory, limit = _devices(arguments)
     config, told = resolved(arguments.experiment)
     unit, sizes = unit_of(arguments), arguments.batch_sizes or (config.training.batch_size,)
     note = DEVICES[arguments.device].note if arguments.device in DEVICES else ""
@@ -183,21 +184,23 @@ def main(args: Sequence[str]) -> int:
     return 0
 
 
-def _devices(arguments: Arguments) -> tuple[list[Any], int | None]:
-    """What is compiled for, and the bytes that each has; None where nobody knows."""
-    asked = bytes_of(arguments.memory) if arguments.memory else None
-    if arguments.device:
-        devices = absent_devices(arguments.device, arguments.devices)
-        if arguments.device in DEVICES:
-            asked = asked or round(DEVICES[arguments.device].memory * GIB)
-        return devices, asked
-    devices = jax.devices()
-    if devices[0].platform != "gpu":
-        raise ConfigError(f"no GPU is there: name one with --device, of {', '.join(DEVICES)}, or cpu")
-    if len(devices) < arguments.devices:
-        raise ConfigError(f"--devices {arguments.devices}: there are {len(devices)}; name a card with --device")
-    stats = devices[0].memory_stats() or {}
-    return devices[: arguments.devices], asked or stats.get("bytes_limit")
+def _devices(arguments: Arguments) -> tuple[list[Any], int | None, int | None]:
+    """What is compiled for; the bytes that each has, and those that XLA may take of them, None where nobody knows."""
+    memory, name, count = bytes_of(arguments.memory) if arguments.memory else None, arguments.device, arguments.devices
+    if name:
+        devices = absent_devices(name, count)
+        if name in DEVICES:
+            memory = memory or round(DEVICES[name].memory * GIB)
+    else:
+        devices = jax.devices()
+        if devices[0].platform != "gpu":
+            raise ConfigError(f"no GPU is there: name one with --device, of {', '.join(DEVICES)}, or cpu")
+        if len(devices) < count:
+            raise ConfigError(f"--devices {count}: there are {len(devices)}; name a card with --device")
+        if memory is None:  # what JAX has taken its share of already
+            memory = (devices[0].memory_stats() or {}).get("bytes_limit")
+            return devices[:count], memory, memory
+    return devices[:count], memory, round(memory * arguments.share) if memory else None
 
 
 def places(config: ExperimentConfig, fill: float) -> str:
@@ -224,10 +227,9 @@ def report(about: Row, training: list[Row], largest: list[Row], decoding: list[R
     many = f"{about['devices']} x " if about["devices"] > 1 else ""
     room = ""
     if about["limit"]:
-        room = (
-            f", {_gib(about['memory'])} GiB each, {_gib(about['limit'])} of it for XLA "
-            f"(XLA_PYTHON_CLIENT_MEM_FRACTION={about['share']:g})"
-        )
+        room = f", {_gib(about['memory'])} GiB each"
+    if about["limit"] != about["memory"]:
+        room += f", {_gib(about['limit'])} of it for XLA (XLA_PYTHON_CLIENT_MEM_FRACTION={about['share']:g})"
     yield f"device: {many}{about['device']}{room}"
     yield "GiB of each device; TFLOP (products and convolutions) of all together, of a search for one token"
     for rows in filter(None, (training, decoding)):
