@@ -268,7 +268,7 @@ def _cell(name: str, value: Any) -> str:
 
 
 def _gib(size: int) -> str:
-    return f"{size / GIB:.2f}"
+    return f"{size / GIB:.3g}"
 
 
 if __name__ == "__main__":
