@@ -1,4 +1,4 @@
-"""What an experiment leaves open, filled in: by its pretrained weights, by a run, by the captions."""
+"""What an experiment leaves open, filled in: by its pretrained weights, by a run, by the captions; and what follows."""
 
 import math
 from dataclasses import replace
@@ -82,3 +82,14 @@ def make_tokenizer(config: ExperimentConfig, source: Source) -> CaptionTokenizer
     if config.data.tokenizer:
         return load_tokenizer(config.data.tokenizer)
     return train_tokenizer(map(config.data.styled, iterate_captions(source)), config.data.vocab_size)
+
+
+def encodes_once(config: ExperimentConfig) -> bool:
+    """Whether each image, or each of its views, is encoded once for all epochs: the features are kept."""
+    keeps = config.data.features != "none" and (config.data.views > 0 or not config.data.augments)
+    return "encoder" in config.training.freeze and keeps
+
+
+def packs(config: ExperimentConfig) -> bool:
+    """Whether captions lie side by side in rows."""
+    return config.training.pack and config.model.merger.norm != "batch"

@@ -41,7 +41,15 @@ from dualcap_jax.processes import (
     of_first,
     together,
 )
-from dualcap_jax.resolving import as_published, as_resolved, load_captioner, make_tokenizer, with_vocabulary
+from dualcap_jax.resolving import (
+    as_published,
+    as_resolved,
+    encodes_once,
+    load_captioner,
+    make_tokenizer,
+    packs,
+    with_vocabulary,
+)
 from dualcap_jax.scoring import evaluate
 from dualcap_jax.training.logs import ROW, read_rows
 from dualcap_jax.training.loop import Scores, train
@@ -243,17 +251,6 @@ def cut_captions(source: Source, tokenizer: CaptionTokenizer, data: DataConfig) 
         f"captions: {longer:,} of {captions:,} are longer than data.max_length={data.max_length} tokens and lose their "
         "end; a larger --data.max-length keeps more\n"
     )
-
-
-def encodes_once(config: ExperimentConfig) -> bool:
-    """Whether each image, or each of its views, is encoded once for all epochs: the features are kept."""
-    keeps = config.data.features != "none" and (config.data.views > 0 or not config.data.augments)
-    return "encoder" in config.training.freeze and keeps
-
-
-def packs(config: ExperimentConfig) -> bool:
-    """Whether captions lie side by side in rows."""
-    return config.training.pack and config.model.merger.norm != "batch"
 
 
 def skipped(sources: Sequence[Source]) -> str:

@@ -17,7 +17,8 @@ LEVELS = [
     {"config", "encoding", "explain"},
     {"captioner"},
     {"scoring", "resolving"},
-    {"train", "evaluate", "caption", "prepare", "train_language"},
+    {"fitting"},
+    {"fit", "train", "evaluate", "caption", "prepare", "train_language"},
 ]
 """Rooms, from the bottom; one may import those below it, and itself."""
 

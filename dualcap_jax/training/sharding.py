@@ -4,6 +4,7 @@ What runs on it is written for one device; XLA's partitioner adds what the devic
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -39,18 +40,22 @@ class ShardingConfig:
         require(self.fsdp >= 1, "sharding.fsdp", self.fsdp, "must be at least 1")
 
 
-def make_mesh(config: ShardingConfig, batch_size: int, accumulate: int) -> Mesh:
+def make_mesh(
+    config: ShardingConfig, batch_size: int, accumulate: int, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
     """The mesh of all processes' devices; of one process the first so many, where the config names fewer.
 
     Args:
         config: its sizes.
         batch_size: images of a batch of all devices together.
         accumulate: parts that a batch is computed in.
+        devices: of the mesh. None: those that are there.
 
     Raises:
         ConfigError: there are not as many devices, or a part of a batch can't be divided among them.
     """
-    there = jax.device_count()
+    devices = jax.devices() if devices is None else devices
+    there = len(devices)
     asked = (config.data or max(1, there // config.fsdp)) * config.fsdp
     of_all = "all of which must take part" if jax.process_count() > 1 else "there"
     fits = asked == there if jax.process_count() > 1 else asked <= there
@@ -61,8 +66,7 @@ def make_mesh(config: ShardingConfig, batch_size: int, accumulate: int) -> Mesh:
     message = f"must be a multiple of {asked} devices x training.accumulate={accumulate}, such as "
     message += f"{math.ceil(batch_size / parts) * parts}; or give fewer devices with sharding.data"
     require(batch_size % parts == 0, "training.batch_size", batch_size, message)
-    devices = np.array(jax.devices()[:asked]).reshape(-1, config.fsdp)
-    return Mesh(devices, AXES)
+    return Mesh(np.array(devices[:asked]).reshape(-1, config.fsdp), AXES)
 
 
 def sharding_of(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
@@ -119,8 +123,13 @@ def divide(mesh: Mesh | None, batch: dict[str, Any], accumulate: int = 1) -> dic
         batch = {name: values.reshape(accumulate, -1, *values.shape[1:]) for name, values in batch.items()}
     if mesh is None:
         return batch
-    sharding = NamedSharding(mesh, PartitionSpec(*[None] * (accumulate > 1), AXES))
+    sharding = batch_sharding(mesh, accumulate)
     return {name: jax.make_array_from_process_local_data(sharding, values) for name, values in batch.items()}
+
+
+def batch_sharding(mesh: Mesh, accumulate: int = 1) -> NamedSharding:
+    """How the arrays of a batch lie that `divide` gives."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * (accumulate > 1), AXES))
 
 
 def local_mesh(mesh: Mesh) -> Mesh:

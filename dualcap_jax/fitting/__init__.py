@@ -1,0 +1,1 @@
+"""What a device, there or not, would need for training and decoding."""

@@ -1,0 +1,133 @@
+"""The steps of an experiment with the shapes of all that they take; neither data nor weights need be there."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.stages import Wrapped as JitWrapped
+from jaxtyping import Array, Key
+
+from dualcap_jax import inference
+from dualcap_jax.config import ExperimentConfig
+from dualcap_jax.data.config import DataConfig
+from dualcap_jax.decoding import Decoded, Rules
+from dualcap_jax.encoding import features_of
+from dualcap_jax.models import variables
+from dualcap_jax.models.mergers import Image
+from dualcap_jax.models.variables import Variables
+from dualcap_jax.pretrained.load import language_as_published
+from dualcap_jax.resolving import encodes_once, packs, with_vocabulary
+from dualcap_jax.training.objectives.cross_entropy import cross_entropy
+from dualcap_jax.training.objectives.self_critical import self_critical
+from dualcap_jax.training.packing import Packer, Room
+from dualcap_jax.training.state import init_state
+from dualcap_jax.training.step import make_train_step
+
+Shapes = Any
+"""A tree of `jax.ShapeDtypeStruct`."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A jitted function, `function(kept, *given)`, with what it is compiled for."""
+
+    name: str
+    """What it does, in a word."""
+    function: JitWrapped
+    kept: Shapes
+    """What stays on the device from call to call: the training state, or the network's variables."""
+    given: tuple[Shapes, ...]
+    """What comes with each call; the first axis of each array is that of the batch, or of its rows."""
+
+
+def resolved(config: ExperimentConfig) -> tuple[ExperimentConfig, str]:
+    """The experiment with the shapes that it leaves to weights and captions, and what is not known of them here.
+
+    Nothing is downloaded: a language model on the hub is taken to be of the shape that the experiment says.
+
+    Raises:
+        PretrainedError: a directory of weights can't be read.
+    """
+    language, told = config.model.language, ""
+    if language.pretrained is None:
+        return (config if config.data.tokenizer else with_vocabulary(config, config.data.vocab_size)), told
+    if Path(language.pretrained).exists():
+        model = replace(config.model, language=language_as_published(language))
+        return replace(config, model=model), told
+    if language.pretrained != "gpt2":  # of the shape that configs have by default
+        told = f"model.language.pretrained={language.pretrained} is not looked up: give its shape by --model.language"
+    return config, told
+
+
+def training_step(config: ExperimentConfig, size: int, fill: float = 1.0) -> Step:
+    """The training step.
+
+    Args:
+        config: the experiment.
+        size: examples of the batch.
+        fill: share of a caption's places that are taken, where captions are packed by their length.
+    """
+    training = config.training
+    objective = cross_entropy(training.loss, training.freeze, training.label_smoothing)
+    if training.objective == "self_critical":
+        objective = self_critical()
+    state = jax.eval_shape(
+        partial(init_state, training=training, dtype=config.model.dtype), variables.shapes(config.model)
+    )
+    step = make_train_step(config.model, training, objective)
+    return Step("training", step, state, (batch_shapes(config, size, fill),))
+
+
+def batch_shapes(config: ExperimentConfig, size: int, fill: float = 1.0) -> dict[str, jax.ShapeDtypeStruct]:
+    """A training batch; arguments as of `training_step`."""
+    data, training, merger = config.data, config.training, config.model.merger
+    draws = training.objective == "self_critical"
+    captions, length = training.samples_per_image if draws else data.captions_per_image, data.max_length
+    blank = {"tokens": np.zeros((size, captions, length), np.int32), "mask": np.zeros((size, captions, length), bool)}
+    if draws:
+        blank["advantage"] = np.zeros((size, captions), np.float32)
+    if packs(config):
+        whole, parts = training.loss == "all_positions", training.accumulate
+        share = 1.0 if whole else fill
+        room = Room(ceil(size // parts * captions * share), ceil(captions * (length - 1) * share))
+        blank = Packer(room, parts, whole, not merger.is_pointwise)(blank)
+    captions_shapes = jax.tree.map(_shape, blank)
+    return captions_shapes | _image_shapes(config, size)
+
+
+def _image_shapes(config: ExperimentConfig, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    images = _images(config.data, size)
+    if not encodes_once(config):
+        return {"image": images}
+    features = jax.eval_shape(partial(features_of, config.model), variables.shapes(config.model), images)
+    return {name: jax.ShapeDtypeStruct(each.shape, jnp.float16) for name, each in features.items()}
+
+
+def _images(data: DataConfig, size: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((size, data.image_size, data.image_size, 3), jnp.uint8)
+
+
+def _shape(array: np.ndarray) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
+
+
+def decoding_steps(config: ExperimentConfig, size: int) -> list[Step]:
+    """Encoding so many images, and searching their captions."""
+    model, weights, images = config.model, variables.shapes(config.model), _images(config.data, size)
+    encode = partial(inference.encode, model)
+    features = jax.eval_shape(encode, weights, images)
+    keys = jax.ShapeDtypeStruct((size,), jax.random.key(0).dtype)
+    rules = Rules(replace(config.decoding, prompt="", bad_words=(), batch_size=1, seed=0), 0, 0)
+
+    def search(weights: Variables, features: Image, keys: Key[Array, " batch"]) -> Decoded:
+        return inference.search(model, weights, features, jnp.zeros(1, jnp.int32), keys, rules)
+
+    return [
+        Step("encoding", jax.jit(encode), weights, (images,)),
+        Step("searching", jax.jit(search), weights, (features, keys)),
+    ]
