@@ -252,9 +252,14 @@ class FlaxGPT2Model(nnx.Module):
             x = run(block, x, allowed, block_key)
         return self.final_norm(x)
 
+    @property
+    def output_embedding(self) -> Float[Array, "vocab width"]:
+        """The token embedding, to which the logits are tied."""
+        return self.token_embedding[...]
+
     def logits(self, hidden: Float[Array, "*rows width"]) -> Float[Array, "*rows vocab"]:
         """Next-token logits, float32, tied to the token embedding; [rows, width] is one step of decoding."""
-        embedding = self.token_embedding[...].astype(hidden.dtype)
+        embedding = self.output_embedding.astype(hidden.dtype)
         if hidden.ndim == 2:
             return dense_rows(hidden, embedding, jnp.float32, most=32)
         return jnp.einsum("...w,vw->...v", hidden, embedding, preferred_element_type=jnp.float32)

@@ -20,6 +20,10 @@ Cache = Any
 class LanguageModel(Protocol):
     """Turns tokens into hidden states, and hidden states into logits of the next token."""
 
+    @property
+    def output_embedding(self) -> Float[Array, "vocab width"]:
+        """Float32, of each token of the vocabulary: its logit is the product with a hidden state."""
+
     def hidden(
         self,
         tokens: Int[Array, "rows length"],
