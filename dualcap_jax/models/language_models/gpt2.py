@@ -20,6 +20,7 @@ from dualcap_jax.errors import require
 from dualcap_jax.models.language_models import prefix_cache
 from dualcap_jax.models.language_models.language_model import LanguageModelConfig
 from dualcap_jax.models.language_models.prefix_cache import PrefixCache
+from dualcap_jax.models.remat import rematerialised
 from dualcap_jax.ops.dense import dense, dense_rows
 from dualcap_jax.ops.dropout import dropout
 
@@ -247,8 +248,8 @@ class FlaxGPT2Model(nnx.Module):
             allowed &= mask[:, None, None, :]  # [rows, 1, 1, keys]
         if segments is not None:
             allowed &= (segments[:, :, None] == segments[:, None, :])[:, None]
+        run = rematerialised(Block.__call__, self.config.remat)
         for block, block_key in zip(self.blocks, block_keys, strict=True):
-            run = nnx.remat(Block.__call__) if self.config.remat else Block.__call__
             x = run(block, x, allowed, block_key)
         return self.final_norm(x)
 
