@@ -2,7 +2,7 @@
 
 A chunk of places at a time, the logits are computed, and from them the losses and, where they are asked for, already
 the gradients: the loss is one sum, so that in the backward pass these need but be multiplied by a number. Of a
-vocabulary of 50,257 the logits of a thousand places take 200 MB, the gradient by the embedding 154 MB whatever the batch.
+vocabulary of 50,257 the logits of a thousand places take 200 MB, the gradient by the embedding 154 whatever the batch.
 
 A chunk takes some places of every row. So a batch whose rows are shared out over devices stays where it is: chunks of
 rows would lie on one device each, and every device would have to compute all of them. Chunks of the vocabulary would

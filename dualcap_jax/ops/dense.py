@@ -9,9 +9,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-
 PRODUCT = "product"
-"""What `jax.checkpoint` knows the results of products and convolutions as: dear to recompute, where all else is cheap."""
+"""What `jax.checkpoint` knows results of products and convolutions as: dear to recompute, where all else is cheap."""
 
 
 def dense(
