@@ -24,9 +24,9 @@ def get_config() -> ExperimentConfig:
                 num_classes=1000,
                 dropout=None,
                 drop_connect=0.2,
-                remat=True,
+                remat="blocks",
             ),
-            language=GPT2Config(pretrained="gpt2", remat=True),  # GPT-2 small
+            language=GPT2Config(pretrained="gpt2", remat="blocks"),  # GPT-2 small
             merger=MergerConfig(kind="skip_mlp"),  # 384 and 256, the published widths
         ),
         data=DataConfig(

@@ -120,7 +120,7 @@ def _dataclasses(kind: type) -> Iterator[type]:
                 yield from _dataclasses(cast(type, each))
 
 
-VERSION = 2
+VERSION = 3
 """Of config.json. A change of a field's name or meaning raises it, and adds a function to `_UPGRADES`."""
 
 _KINDS: dict[type, Mapping[str, type]] = {EncoderConfig: ENCODERS, LanguageModelConfig: LANGUAGE_MODELS}
@@ -135,7 +135,17 @@ def _name_kinds(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _name_kinds}
+def _name_remat(values: dict[str, Any]) -> dict[str, Any]:
+    """Up to version 2, blocks were recomputed or not."""
+    model = _object("model", values.get("model"))
+    for part in ("encoder", "language"):
+        fields = _object(f"model.{part}", model.get(part))
+        if isinstance(fields.get("remat"), bool):
+            fields["remat"] = "blocks" if fields["remat"] else "none"
+    return values
+
+
+_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _name_kinds, 2: _name_remat}
 """What makes the values of a version those of the next."""
 
 

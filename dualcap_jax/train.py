@@ -184,8 +184,9 @@ def less_memory(config: ExperimentConfig) -> list[str]:
     """What to change where memory does not suffice for training."""
     training = config.training
     mends = []
-    if parts := [part for part in ("encoder", "language") if not getattr(config.model, part).remat]:
-        mends.append(f"set {' and '.join(f'--model.{part}.remat True' for part in parts)} (now False)")
+    for part in ("encoder", "language"):
+        if (remat := getattr(config.model, part).remat) != "blocks":
+            mends.append(f"set --model.{part}.remat blocks (now {remat})")
     if training.objective == "self_critical":
         mends.append(f"lower --training.samples-per-image (now {training.samples_per_image})")
     mends.append(

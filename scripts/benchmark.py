@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Literal
 
 
 def our_jobs(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
@@ -39,8 +40,9 @@ def our_jobs(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
     from dualcap_jax.training.step import make_train_step
 
     config = load_experiment(Path(__file__).parents[1] / "configs" / "coco_b4_gpt2.py")
-    encoder = EfficientNetConfig(args.encoder, remat=args.remat)
-    language = replace(config.model.language, remat=args.remat)
+    remat: Literal["none", "blocks"] = "blocks" if args.remat else "none"
+    encoder = EfficientNetConfig(args.encoder, remat=remat)
+    language = replace(config.model.language, remat=remat)
     model = replace(config.model, encoder=encoder, language=language, dtype=args.dtype)
     state = init_state(variables.init(model, 0), config.training, model.dtype)
     train_step = make_train_step(model, config.training, cross_entropy(config.training.loss))

@@ -64,3 +64,11 @@ def test_an_experiment_file_of_version_1_finds_what_it_imports(tmp_path):
     ]
     (tmp_path / "experiment.py").write_text("\n".join(lines))
     assert load_experiment(tmp_path / "experiment.py").model.encoder == EfficientNetConfig("b1")
+
+
+@pytest.mark.parametrize(("before", "now"), [(False, "none"), (True, "blocks")])
+def test_what_version_2_said_of_remat_is_understood(before, now, tmp_path):
+    model = {"encoder": {"kind": "efficientnet", "remat": before}, "language": {"kind": "gpt2", "remat": before}}
+    (tmp_path / "config.json").write_text(json.dumps({"version": 2, "model": model}))
+    read = load_json(tmp_path / "config.json").model
+    assert (read.encoder.remat, read.language.remat) == (now, now)

@@ -30,7 +30,7 @@ INSTALLATION = [["python3", "-m", "venv", ".venv"], [".", ".venv/bin/activate"],
 
 SMALLER = {
     "dualcap_jax.train": TINY
-    + "--model.encoder.variant b0 --model.encoder.remat False --model.language.remat False".split()
+    + "--model.encoder.variant b0 --model.encoder.remat none --model.language.remat none".split()
     + "--model.encoder.pretrained None --model.language.pretrained None".split()
 }
 """Options that make what a command does a matter of seconds, without a network."""

@@ -18,6 +18,7 @@ from dualcap_jax.ops.rows import eighths, rearrange, smallest_that_holds, take
 Images = Num[Array, "batch height width 3"]
 Tokens = Int[Array, "batch captions length"] | Int[Array, "rows length"]
 Mask = Bool[Array, "batch captions length"] | Bool[Array, "rows length"]
+Merged = Float[Array, "batch captions length _width"] | Float[Array, "rows length _width"]
 Logits = Float[Array, "batch captions length vocab"] | Float[Array, "rows length vocab"]
 
 
@@ -61,7 +62,11 @@ class DualCaptioner(nnx.Module):
         self.image_mean = nnx.BatchStat(jnp.zeros(self.encoder.num_features))
         self.map_means = nnx.List([nnx.BatchStat(jnp.zeros(count)) for count in channels])
 
-    def __call__(
+    def __call__(self, images: Images | Encoded, tokens: Tokens, mask: Mask) -> Logits:
+        """Next-token logits, float32, of every position of every caption; arguments as of `merged`."""
+        return self.language.logits(self.merged(images, tokens, mask))
+
+    def merged(
         self,
         images: Images | Encoded,
         tokens: Tokens,
@@ -71,15 +76,15 @@ class DualCaptioner(nnx.Module):
         train: bool = False,
         key: jax.Array | None = None,
         frozen: Collection[Part] = (),
-    ) -> Logits:
-        """Next-token logits, float32, of every position of every caption.
+    ) -> Merged:
+        """The merger's hidden states, whose product with the output embedding is the next token's logits.
 
         Args:
             images: uint8 RGB, or float and already normalised, or already encoded.
             tokens: several captions per image share its one encoding.
             mask: True on real tokens.
-            packing: how captions lie side by side in the rows of `tokens`, `mask` and the logits, which are then
-                [rows, length]. None: each has a row of its own.
+            packing: how captions lie side by side in the rows of `tokens`, `mask` and the hidden states, which are
+                then [rows, length]. None: each has a row of its own.
             train: use dropout and batch statistics, and learn these.
             key: for what is random in training.
             frozen: parts that run as in evaluation even in training.
@@ -98,14 +103,14 @@ class DualCaptioner(nnx.Module):
         language_key = language_key if train and "language" not in frozen else None
         if packing is None:
             hidden = self._hidden(tokens, mask, language_key)
-            return self.language.logits(merge(self.merger, image, hidden, mask, is_trained, key))
+            return merge(self.merger, image, hidden, mask, is_trained, key)
         segments, positions, spots, places = packing
         hidden = self.language.hidden(tokens, mask, language_key, segments=segments, positions=positions)
         by_image = rearrange(hidden.reshape(*places.shape, -1), spots, places)
         real = jax.vmap(take)(mask.reshape(len(places), -1), spots)
         by_image, real = (each.reshape(-1, *each.shape[2:]) for each in (by_image, real))
         merged = merge(self.merger, image, by_image, real, is_trained, key)
-        return self.language.logits(rearrange(merged.reshape(*spots.shape, -1), places, spots).reshape(hidden.shape))
+        return rearrange(merged.reshape(*spots.shape, -1), places, spots).reshape(hidden.shape)
 
     @staticmethod
     def _learn_mean(mean: nnx.BatchStat, values: Float[Array, "batch ... features"]) -> None:
@@ -113,7 +118,7 @@ class DualCaptioner(nnx.Module):
         mean[...] = 0.99 * mean[...] + 0.01 * batch_mean
 
     def encode(self, images: Images) -> Image:
-        """What `logits` and `next_logits` take of images."""
+        """What `merged_with`, `logits` and `next_logits` take of images."""
         return self.look(encoded(self.encoder, images, self.config.merger.reads))
 
     def look(self, images: Encoded, train: bool = False, key: jax.Array | None = None) -> Image:
@@ -122,7 +127,11 @@ class DualCaptioner(nnx.Module):
 
     def logits(self, image: Image, tokens: Tokens, mask: Mask) -> Logits:
         """Next-token logits, float32, of every position of every caption, of encoded images."""
-        return self.language.logits(merge(self.merger, image, self._hidden(tokens, mask), mask))
+        return self.language.logits(self.merged_with(image, tokens, mask))
+
+    def merged_with(self, image: Image, tokens: Tokens, mask: Mask) -> Merged:
+        """As `merged`, of encoded images, in evaluation."""
+        return merge(self.merger, image, self._hidden(tokens, mask), mask)
 
     def blind_logits(self, tokens: Tokens, mask: Mask) -> tuple[Logits, Logits]:
         """Next-token logits, float32, without an image: with the average of those trained on; without the merger."""

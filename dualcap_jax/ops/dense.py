@@ -5,15 +5,23 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+PRODUCT = "product"
+"""What `jax.checkpoint` knows results of products and convolutions as: dear to recompute, where all else is cheap."""
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
+
 def dense(
     x: Float[Array, "... inputs"], kernel: Float[Array, "rows columns"], axis: int
 ) -> Float[Array, "... outputs"]:
     """`x` times a kernel stored as [inputs, outputs] (`axis` 0) or [outputs, inputs] (`axis` 1), in their dtype."""
+    return checkpoint_name(_dense(x, kernel, axis), PRODUCT)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _dense(x: Array, kernel: Array, axis: int) -> Array:
     return _product(x, kernel, x.ndim - 1, axis)
 
 
@@ -24,7 +32,7 @@ def _product(first: Array, second: Array, first_axis: int, second_axis: int) -> 
 
 
 def _forward(x: Array, kernel: Array, axis: int) -> tuple[Array, tuple[Array, Array]]:
-    return dense(x, kernel, axis), (x, kernel)
+    return _dense(x, kernel, axis), (x, kernel)
 
 
 def _backward(axis: int, residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
@@ -35,10 +43,10 @@ def _backward(axis: int, residuals: tuple[Array, Array], dy: Array) -> tuple[Arr
         d_kernel = _product(first, second, 0, 0)
     else:
         d_kernel = _product(second, first, 0, 0).T
-    return dense(dy, kernel, 1 - axis), d_kernel
+    return _dense(dy, kernel, 1 - axis), d_kernel
 
 
-dense.defvjp(_forward, _backward)
+_dense.defvjp(_forward, _backward)
 
 
 def dense_rows(

@@ -12,7 +12,10 @@ from operator import add
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
+
+from dualcap_jax.ops.dense import PRODUCT
 
 Padding = tuple[int, int]
 
@@ -36,9 +39,10 @@ def depthwise_conv(
         kernel: of the same dtype.
         stride: in both directions.
     """
-    return lax.platform_dependent(
+    convolved = lax.platform_dependent(
         x, kernel, cpu=partial(_shifted_conv, stride), default=partial(grouped_conv, stride=stride)
     )
+    return checkpoint_name(convolved, PRODUCT)
 
 
 def grouped_conv(

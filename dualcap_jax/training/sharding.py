@@ -5,6 +5,7 @@ What runs on it is written for one device; XLA's partitioner adds what the devic
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -106,6 +107,11 @@ def whole(mesh: Mesh | None, tree: Tree) -> Tree:
         return tree
     everywhere = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, everywhere), tree)
+
+
+def known(mesh: Mesh | None) -> AbstractContextManager[Any]:
+    """A block of a compiled step in which an operation that shares itself out finds the mesh."""
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh) if mesh is not None else nullcontext()
 
 
 def divide(mesh: Mesh | None, batch: dict[str, Any], accumulate: int = 1) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from dualcap_jax.models.variables import Variables, batch_stats_of, bind
 from dualcap_jax.training.config import TrainingConfig
 from dualcap_jax.training.objectives import Batch, Objective, Sums
 from dualcap_jax.training.optimizer import learning_rate, make_optimizer, update_loss_scale
-from dualcap_jax.training.sharding import divide, keep_placed, whole
+from dualcap_jax.training.sharding import divide, keep_placed, known, whole
 from dualcap_jax.training.state import State, partition, stepped_model
 
 Metrics = dict[str, Array]
@@ -74,7 +74,8 @@ def make_train_step(
 
         def loss_fn(trained: Any) -> tuple[Array, tuple[Array, Any]]:
             network = bind(config, whole(mesh, model | {"params": trained | frozen}))
-            loss = objective.sums(network, batch, key)[objective.minimised] / weight
+            with known(mesh):
+                loss = objective.sums(network, batch, key)[objective.minimised] / weight
             return loss * scale, (loss, batch_stats_of(network))
 
         (_, (loss, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
@@ -145,6 +146,7 @@ def make_eval_step(
 
     @jax.jit
     def step(model: Variables, batch: Batch) -> Sums:
-        return whole(mesh, objective.sums(bind(config, whole(mesh, model)), batch, None))
+        with known(mesh):
+            return whole(mesh, objective.sums(bind(config, whole(mesh, model)), batch, None))
 
     return lambda model, batch: step(model, _place(mesh, 1, batch))

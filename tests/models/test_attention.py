@@ -90,7 +90,7 @@ def test_the_image_reaches_the_words_and_its_feature_maps_too(network):
 def test_an_average_image_is_learnt_of_vector_and_maps():
     config, batch = tiny_model(**LOOKING), random_batch()
     network = bind(config, variables.init(config, 0))
-    network(batch["image"], batch["tokens"], batch["mask"], train=True, key=jax.random.key(0))
+    network.merged(batch["image"], batch["tokens"], batch["mask"], train=True, key=jax.random.key(0))
     maps = network.encoder.maps(batch["image"])
     for mean, stride in zip(network.map_means, (16, 32), strict=True):
         np.testing.assert_allclose(mean[...], 0.01 * maps[stride].mean((0, 1, 2)), rtol=1e-4, atol=1e-6)

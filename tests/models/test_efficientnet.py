@@ -144,7 +144,8 @@ def test_bytes_are_normalised_on_the_way_in(normalization, expected):
     np.testing.assert_allclose(bytes_in, floats_in, rtol=1e-4, atol=1e-5)
 
 
-def test_remat_keeps_statistics_gradients_and_dropped_blocks():
+@pytest.mark.parametrize("remat", ["blocks", "convolutions"])
+def test_remat_keeps_statistics_gradients_and_dropped_blocks(remat):
     images, key = pictures(4), jax.random.key(3)
 
     def run(remat):
@@ -161,9 +162,25 @@ def test_remat_keeps_statistics_gradients_and_dropped_blocks():
         (value, learnt), grads = loss(params)
         return [value], jax.tree.leaves(learnt), jax.tree.leaves(grads)
 
-    for plain, remat in zip(run(False), run(True), strict=True):
-        squares = sum(float(jnp.sum((a - b) ** 2)) for a, b in zip(plain, remat, strict=True))
+    for plain, ours in zip(run("none"), run(remat), strict=True):
+        squares = sum(float(jnp.sum((a - b) ** 2)) for a, b in zip(plain, ours, strict=True))
         assert squares <= 1e-6 * sum(float(jnp.sum(a**2)) for a in plain)
+
+
+def test_remat_keeps_the_less_the_more_it_recomputes():
+    images, key = pictures(4), jax.random.key(3)
+
+    def kept(remat):
+        graph, params, stats = nnx.split(build(remat=remat), nnx.Param, nnx.BatchStat)
+
+        def vector(params):
+            return nnx.merge(graph, params, stats, copy=True).vector(images, train=True, key=key)
+
+        shapes = jax.eval_shape(lambda params: jax.vjp(vector, params)[1], params)
+        return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+    blocks, convolutions, everything = map(kept, ("blocks", "convolutions", "none"))
+    assert blocks < convolutions < everything
 
 
 def test_training_uses_the_batch_and_frozen_batch_norm_does_not():

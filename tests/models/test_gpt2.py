@@ -149,7 +149,8 @@ def test_steps_with_a_cache_give_what_the_whole_sequence_gives(choice, rng):
         sequences = np.concatenate([np.take_along_axis(sequences, ancestors[:, :, None], 1), new], 2)
 
 
-def test_remat_changes_neither_values_nor_gradients_nor_dropout(rng):
+@pytest.mark.parametrize("remat", ["blocks", "products"])
+def test_remat_changes_neither_values_nor_gradients_nor_dropout(rng, remat):
     tokens = rng.integers(0, 97, (2, 10))
 
     def loss_and_grad(remat):
@@ -158,8 +159,8 @@ def test_remat_changes_neither_values_nor_gradients_nor_dropout(rng):
         key = jax.random.key(1)
         return jax.value_and_grad(lambda p: jnp.sum(nnx.merge(graph, p).hidden(tokens, None, key) ** 3))(params)
 
-    for plain, remat in zip(*map(jax.tree.leaves, (loss_and_grad(False), loss_and_grad(True))), strict=True):
-        np.testing.assert_allclose(remat, plain, rtol=1e-4, atol=1e-4)
+    for plain, ours in zip(*map(jax.tree.leaves, (loss_and_grad("none"), loss_and_grad(remat))), strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-4)
 
 
 def test_dropout_needs_a_key_and_follows_it(rng):

@@ -76,7 +76,8 @@ def test_the_merged_network_has_the_logits_and_the_loss_of_the_peer(variant, siz
     scale = theirs.abs().max().item()
     assert (theirs - swapped).abs().max().item() > 0.05 * scale  # the pictures matter
     assert np.abs(logits[:, 0] - theirs.numpy()).max() < 1e-4 * scale
-    sums = token_sums(logits[:, :, :-1], *ours[1:])
+    network = variables.bind(config, model)
+    sums = token_sums(network.merged(*ours)[:, :, :-1], network.language.output_embedding, *ours[1:])
     assert mean_losses([sums])["loss_all_positions"] == pytest.approx(loss, rel=1e-5)
 
 

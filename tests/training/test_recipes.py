@@ -24,7 +24,8 @@ def test_label_smoothing_is_torchs(rng):
     torch = pytest.importorskip("torch")
     logits, labels = rng.standard_normal((3, 7, 60)).astype(np.float32), rng.integers(0, 60, (3, 7))
     real = rng.random((3, 7)) < 0.7
-    sums = jax.device_get(label_sums(jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(real), smoothing=0.1))
+    arrays = map(jnp.asarray, (logits, np.eye(60, dtype=np.float32), labels, real))
+    sums = jax.device_get(label_sums(*arrays, smoothing=0.1, minimised="smoothed"))
     where = torch.tensor(real)
     theirs = torch.nn.functional.cross_entropy(
         torch.tensor(logits)[where], torch.tensor(labels)[where], label_smoothing=0.1, reduction="sum"

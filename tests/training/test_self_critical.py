@@ -24,7 +24,7 @@ from dualcap_jax.models.language_models.gpt2 import GPT2Config
 from dualcap_jax.models.variables import bind
 from dualcap_jax.training.config import TrainingConfig
 from dualcap_jax.training.objectives import images_of
-from dualcap_jax.training.objectives.cross_entropy import batch_logits
+from dualcap_jax.training.objectives.cross_entropy import batch_hidden
 from dualcap_jax.training.objectives.self_critical import Reward, leave_one_out, self_critical, training_cider_d
 from dualcap_jax.training.packing import pack
 
@@ -67,7 +67,8 @@ def toy_batch(model, images=2):
 
 @partial(jax.jit, static_argnums=0)
 def log_probs(model, weights, batch):
-    logits = batch_logits(bind(model, weights), batch, None, ())
+    network = bind(model, weights)
+    logits = network.language.logits(batch_hidden(network, batch, None, ()))
     nll = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(batch["tokens"][..., 1:]))
     return -jnp.sum(nll, -1, where=batch["mask"][..., 1:])
 

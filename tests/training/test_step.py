@@ -50,7 +50,7 @@ def test_losses_are_torch_cross_entropies_over_real_tokens_and_over_all_position
     torch = pytest.importorskip("torch")
     logits = rng.standard_normal((3, 2, 8, 60)).astype(np.float32)
     batch = random_batch(3, 2, 9)
-    sums = token_sums(jnp.asarray(logits), batch["tokens"], batch["mask"])
+    sums = token_sums(jnp.asarray(logits), jnp.eye(60), batch["tokens"], batch["mask"])
     losses = mean_losses([sums])
     flat, labels = torch.tensor(logits.reshape(-1, 60)), torch.tensor(batch["tokens"][..., 1:].reshape(-1)).long()
     real = torch.tensor(batch["mask"][..., 1:].reshape(-1))

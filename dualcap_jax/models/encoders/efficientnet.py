@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Num
 
 from dualcap_jax.errors import require
 from dualcap_jax.models.encoders.encoder import EncoderConfig, Maps, normalize
+from dualcap_jax.models.remat import rematerialised
 from dualcap_jax.ops.dense import dense
 from dualcap_jax.ops.depthwise import depthwise_conv
 
@@ -333,7 +334,7 @@ class EfficientNet(nnx.Module):
         """What `vector` applies one after the other: stem, blocks, head, classifier; all but the last return maps."""
         key = key if train else None
         use_batch = train and self.config.batch_norm == "train"
-        run = nnx.remat(Block.__call__, static_argnums=3) if self.config.remat else Block.__call__
+        run = rematerialised(Block.__call__, self.config.remat, 3)
 
         def block(index: int, x: Array) -> Array:
             block, keep = self.blocks[index], None

@@ -105,8 +105,9 @@ class EncoderConfig(ABC):
     normalization: Normalization | None = None
     """How uint8 pixels are scaled. advprop: to [-1, 1]. imagenet: by ImageNet's mean and deviation. lite: (x - 127) /
     128. None: as the pretrained weights expect, or advprop without them."""
-    remat: bool = False
-    """Recompute each block in the backward pass instead of storing its activations: less memory, more time."""
+    remat: Literal["none", "blocks", "convolutions"] = "none"
+    """What the backward pass recomputes of each block instead of having it stored: less memory, more time. blocks: all
+    of it. convolutions: all but what convolutions and products return, which costs little time."""
 
     def __post_init__(self) -> None:
         check_types(self, "model.encoder.")

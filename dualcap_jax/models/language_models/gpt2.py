@@ -20,6 +20,7 @@ from dualcap_jax.errors import require
 from dualcap_jax.models.language_models import prefix_cache
 from dualcap_jax.models.language_models.language_model import LanguageModelConfig
 from dualcap_jax.models.language_models.prefix_cache import PrefixCache
+from dualcap_jax.models.remat import rematerialised
 from dualcap_jax.ops.dense import dense, dense_rows
 from dualcap_jax.ops.dropout import dropout
 
@@ -247,14 +248,19 @@ class FlaxGPT2Model(nnx.Module):
             allowed &= mask[:, None, None, :]  # [rows, 1, 1, keys]
         if segments is not None:
             allowed &= (segments[:, :, None] == segments[:, None, :])[:, None]
+        run = rematerialised(Block.__call__, self.config.remat)
         for block, block_key in zip(self.blocks, block_keys, strict=True):
-            run = nnx.remat(Block.__call__) if self.config.remat else Block.__call__
             x = run(block, x, allowed, block_key)
         return self.final_norm(x)
 
+    @property
+    def output_embedding(self) -> Float[Array, "vocab width"]:
+        """The token embedding, to which the logits are tied."""
+        return self.token_embedding[...]
+
     def logits(self, hidden: Float[Array, "*rows width"]) -> Float[Array, "*rows vocab"]:
         """Next-token logits, float32, tied to the token embedding; [rows, width] is one step of decoding."""
-        embedding = self.token_embedding[...].astype(hidden.dtype)
+        embedding = self.output_embedding.astype(hidden.dtype)
         if hidden.ndim == 2:
             return dense_rows(hidden, embedding, jnp.float32, most=32)
         return jnp.einsum("...w,vw->...v", hidden, embedding, preferred_element_type=jnp.float32)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import jax
 from flax import nnx
@@ -19,6 +19,10 @@ Cache = Any
 @runtime_checkable
 class LanguageModel(Protocol):
     """Turns tokens into hidden states, and hidden states into logits of the next token."""
+
+    @property
+    def output_embedding(self) -> Float[Array, "vocab width"]:
+        """Float32, of each token of the vocabulary: its logit is the product with a hidden state."""
 
     def hidden(
         self,
@@ -76,8 +80,9 @@ class LanguageModelConfig(ABC):
     directory of Hugging Face's. None: random weights."""
     revision: str | None = field(default=None, kw_only=True)
     """Branch, tag or commit of the model on the hub. None: its main branch."""
-    remat: bool = field(default=False, kw_only=True)
-    """Recompute each block in the backward pass instead of storing its activations: less memory, more time."""
+    remat: Literal["none", "blocks", "products"] = field(default="none", kw_only=True)
+    """What the backward pass recomputes of each block instead of having it stored: less memory, more time. blocks: all
+    of it. products: all but what dense layers return, which costs little time."""
 
     def __post_init__(self) -> None:
         check_types(self, "model.language.")

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from dualcap_jax.data.pieces import Batch
 from dualcap_jax.models.language_models import LanguageModelConfig
 from dualcap_jax.models.variables import bind_language
+from dualcap_jax.ops.cross_entropy import fused_cross_entropy
 from dualcap_jax.training.config import TrainingConfig
 from dualcap_jax.training.optimizer import make_optimizer
 
@@ -42,9 +43,8 @@ def token_sums(
     """
     tokens, mask = jnp.asarray(batch["tokens"]), jnp.asarray(batch["mask"])
     network = bind_language(config, dtype, params)
-    logits = network.logits(network.hidden(tokens[:, :-1], mask[:, :-1], key))
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
-    return jnp.sum(losses, where=mask[:, 1:]), jnp.sum(mask[:, 1:], dtype=jnp.float32)
+    hidden, weights = network.hidden(tokens[:, :-1], mask[:, :-1], key), mask[:, 1:].astype(jnp.float32)
+    return fused_cross_entropy(hidden, network.output_embedding, tokens[:, 1:], weights)[0], weights.sum()
 
 
 def make_train_step(config: LanguageModelConfig, dtype: str, training: TrainingConfig) -> JitWrapped:

@@ -38,6 +38,6 @@ class Objective:
     sums: Callable[[DualCaptioner, Batch, jax.Array | None], Sums]
     """`(network, batch, key) -> sums`, in training; without a key as in evaluation."""
     minimised: str
-    """Name of the sum to minimise."""
+    """Name of the sum to minimise; only that one has a gradient."""
     weight: Callable[[Batch], Float[Array, ""]]
     """What it is divided by. It hangs on the batch alone, so that parts of one can be computed one after the other."""

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
-from optax import softmax_cross_entropy_with_integer_labels
 
 from dualcap_jax.models.config import ModelConfig, Part
 from dualcap_jax.models.dual import DualCaptioner, Packing
 from dualcap_jax.models.mergers import Image
 from dualcap_jax.models.variables import Variables, bind
+from dualcap_jax.ops.cross_entropy import fused_cross_entropy
 from dualcap_jax.training.objectives import Batch, Objective, Sums, images_of
 
 _WEIGHTS = {"nll": "tokens", "smoothed": "tokens", "nll_all": "positions"}
@@ -30,7 +30,7 @@ def cross_entropy(
     def weight(batch: Batch) -> Float[Array, ""]:
         return jnp.maximum(_counts(*labels_of(batch)[1:])[_WEIGHTS[minimised]], 1)
 
-    return Objective(partial(caption_sums, frozen=frozen, smoothing=smoothing), minimised, weight)
+    return Objective(partial(caption_sums, frozen=frozen, smoothing=smoothing, minimised=minimised), minimised, weight)
 
 
 def caption_sums(
@@ -39,18 +39,20 @@ def caption_sums(
     key: jax.Array | None = None,
     frozen: Collection[Part] = (),
     smoothing: float = 0.0,
+    minimised: str = "nll",
 ) -> Sums:
     """`label_sums` of a batch, packed or not; with a key in training."""
-    return label_sums(batch_logits(network, batch, key, frozen), *labels_of(batch), smoothing)
+    hidden, embedding = batch_hidden(network, batch, key, frozen), network.language.output_embedding
+    return label_sums(hidden, embedding, *labels_of(batch), smoothing, minimised)
 
 
-def batch_logits(
+def batch_hidden(
     network: DualCaptioner, batch: Batch, key: jax.Array | None, frozen: Collection[Part]
-) -> Float[Array, "*places vocab"]:
-    """Logits of all tokens of a batch but the last, which predicts nothing; with a key in training."""
+) -> Float[Array, "*places width"]:
+    """Hidden states of all tokens of a batch but the last, which predicts nothing; with a key in training."""
     packing = Packing(*(batch[name] for name in Packing._fields)) if "labels" in batch else None
     inputs = (batch["tokens"], batch["attended"]) if packing else (batch["tokens"][..., :-1], batch["mask"][..., :-1])
-    return network(images_of(batch), *inputs, packing, train=key is not None, key=key, frozen=frozen)
+    return network.merged(images_of(batch), *inputs, packing, train=key is not None, key=key, frozen=frozen)
 
 
 @partial(jax.jit, static_argnames="config")
@@ -62,7 +64,9 @@ def losses_of(
     mask: Bool[Array, "batch captions length"],
 ) -> Sums:
     """`token_sums` of captions of encoded images."""
-    return token_sums(bind(config, variables).logits(features, tokens[..., :-1], mask[..., :-1]), tokens, mask)
+    network = bind(config, variables)
+    hidden = network.merged_with(features, tokens[..., :-1], mask[..., :-1])
+    return token_sums(hidden, network.language.output_embedding, tokens, mask)
 
 
 Labels = tuple[Int[Array, "*places"], Bool[Array, "*places"], Bool[Array, "*places"] | None]
@@ -82,14 +86,16 @@ def _labels(tokens: Int[Array, "*captions length"], mask: Bool[Array, "*captions
 
 
 def token_sums(
-    logits: Float[Array, "batch captions positions vocab"],
+    hidden: Float[Array, "batch captions positions width"],
+    embedding: Float[Array, "vocab width"],
     tokens: Int[Array, "batch captions length"],
     mask: Bool[Array, "batch captions length"],
 ) -> Sums:
     """Sums from which both losses are made.
 
     Args:
-        logits: float32, for the tokens after the first: one position fewer than tokens.
+        hidden: for the tokens after the first: one position fewer than tokens.
+        embedding: of the tokens; a logit is its product with a hidden state.
         tokens: the captions.
         mask: True on real tokens.
 
@@ -97,29 +103,29 @@ def token_sums(
         `nll` over the `tokens` real tokens, and `nll_all` over the `positions` of captions that exist (there
         padding counts as its label, as in the original), in nats.
     """
-    return label_sums(logits, *_labels(tokens, mask))
+    return label_sums(hidden, embedding, *_labels(tokens, mask))
 
 
 def label_sums(
-    logits: Float[Array, "*places vocab"],
+    hidden: Float[Array, "*places width"],
+    embedding: Float[Array, "vocab width"],
     labels: Int[Array, "*places"],
     real: Bool[Array, "*places"],
     counted: Bool[Array, "*places"] | None = None,
     smoothing: float = 0.0,
+    minimised: str = "nll",
 ) -> Sums:
     """The same of `Labels`, without the sums over all positions where only real ones are there.
 
-    With `smoothing` also `smoothed`, over the real ones: every token of the vocabulary gets an equal share of that much
-    of the label (Szegedy et al. 2016).
+    Only the sum that is `minimised` has a gradient. It may be a third one, `smoothed`: with `smoothing`, over the real
+    tokens.
     """
-    nll = softmax_cross_entropy_with_integer_labels(logits, labels)
+    weights = real if counted is None or minimised != "nll_all" else counted
+    loss, nll = fused_cross_entropy(hidden, embedding, labels, weights.astype(jnp.float32), smoothing)
     sums = {"nll": jnp.sum(nll, where=real), **_counts(real, counted)}
     if counted is not None:
         sums["nll_all"] = jnp.sum(nll, where=counted)
-    if smoothing:
-        smoothed = (1 - smoothing) * nll + smoothing * (jax.nn.logsumexp(logits, -1) - logits.mean(-1))
-        sums["smoothed"] = jnp.sum(smoothed, where=real)
-    return sums
+    return sums | {minimised: loss}
 
 
 def _counts(real: Bool[Array, "*places"], counted: Bool[Array, "*places"] | None) -> Sums:

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
-from optax import softmax_cross_entropy_with_integer_labels
 
 from dualcap_jax import inference
 from dualcap_jax.data.records import DataError, Source
@@ -20,9 +19,10 @@ from dualcap_jax.models.config import ModelConfig
 from dualcap_jax.models.dual import DualCaptioner
 from dualcap_jax.models.mergers import Image
 from dualcap_jax.models.variables import Variables
+from dualcap_jax.ops.cross_entropy import fused_cross_entropy
 from dualcap_jax.training.config import TrainingConfig
 from dualcap_jax.training.objectives import Batch, Objective, Sums, images_of
-from dualcap_jax.training.objectives.cross_entropy import batch_logits, labels_of
+from dualcap_jax.training.objectives.cross_entropy import batch_hidden, labels_of
 from dualcap_jax.training.packing import pack
 from dualcap_jax.training.state import State, stepped_model
 from dualcap_jax.training.step import Metrics, make_train_step
@@ -42,8 +42,8 @@ def self_critical() -> Objective:
     def sums(network: DualCaptioner, batch: Batch, key: jax.Array | None) -> Sums:
         labels, real, _ = labels_of(batch)
         advantage = batch["advantage"] if "labels" in batch else batch["advantage"][..., None]
-        nll = softmax_cross_entropy_with_integer_labels(batch_logits(network, batch, None, ()), labels)
-        return {"loss": jnp.sum(advantage * nll, where=real)}
+        hidden, weights = batch_hidden(network, batch, None, ()), jnp.where(real, advantage, 0)
+        return {"loss": fused_cross_entropy(hidden, network.language.output_embedding, labels, weights)[0]}
 
     def weight(batch: Batch) -> Float[Array, ""]:
         is_first = batch["attended"] & (batch["positions"] == 0) if "labels" in batch else batch["mask"][..., 0]
