@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import jax
 import tyro
@@ -21,9 +21,10 @@ from dualcap_jax.fitting.largest import largest_that_fits
 from dualcap_jax.fitting.steps import Step, decoding_steps, resolved, training_step
 from dualcap_jax.models.config import ModelConfig
 from dualcap_jax.resolving import packs
+from dualcap_jax.training.sharding import make_mesh
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-Remat = Literal["none", "encoder", "language", "both"]
+Remat = Literal["none", "encoder", "language", "both", "products"]
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Arguments:
     dtypes: tuple[Dtype, ...] = ()
     """Kinds of numbers to compute with, one or several. Empty: the experiment's model.dtype."""
     remats: tuple[Remat, ...] = ()
-    """Parts whose activations are computed again in the backward pass, one or several choices. Empty: the
-    experiment's."""
+    """What the backward pass computes again, one or several choices: nothing, the blocks of one part or of both, or of
+    both all but what convolutions and dense layers return (products). Empty: the experiment's."""
     fill: float = 1.0
     """Share of a caption's places that tokens take, more than 0 and at most 1, where captions are packed by their
     length. 1: captions as long as data.max_length, more than which no batch takes."""
@@ -83,8 +84,6 @@ def parse(args: Sequence[str]) -> Arguments:
     for option in ("share", "fill"):
         value = getattr(arguments, option)
         require(0 < value <= 1, f"--{option}", value, "must be more than 0 and at most 1")
-    alone = arguments.devices == 1 or arguments.fill == 1
-    require(alone, "--fill", arguments.fill, "must be 1 with several devices, whose rows must be as many")
     unit = unit_of(arguments)
     for size in arguments.batch_sizes or (arguments.experiment.training.batch_size,):
         parts = f"training.accumulate={arguments.experiment.training.accumulate} times --devices {arguments.devices}"
@@ -111,17 +110,16 @@ def bytes_of(memory: str) -> int:
     return round(float(found[1]) * units[found[2]])
 
 
-def with_remat(model: ModelConfig, remat: Remat) -> ModelConfig:
-    """The network that computes the activations of these parts again."""
-    encoder, language = remat in ("encoder", "both"), remat in ("language", "both")
-    return replace(
-        model, encoder=replace(model.encoder, remat=encoder), language=replace(model.language, remat=language)
-    )
-
-
-def remat_of(model: ModelConfig) -> Remat:
-    """What `with_remat` was given."""
-    return next(each for each in get_args(Remat) if with_remat(model, each) == model)
+def with_remat(model: ModelConfig, remat: Remat | None) -> ModelConfig:
+    """The network that computes this again in the backward pass; None: what it does already."""
+    if remat is None:
+        return model
+    encoder, language = (remat in (part, "both") for part in ("encoder", "language"))
+    blocks = replace(model.encoder, remat="blocks" if encoder else "none")
+    layers = replace(model.language, remat="blocks" if language else "none")
+    if remat == "products":
+        blocks, layers = replace(model.encoder, remat="convolutions"), replace(model.language, remat="products")
+    return replace(model, encoder=blocks, language=layers)
 
 
 def main(args: Sequence[str]) -> int:
@@ -129,6 +127,7 @@ def main(args: Sequence[str]) -> int:
     arguments = parse(args)
     devices, memory, limit = _devices(arguments)
     config, told = resolved(arguments.experiment)
+    mesh = make_mesh(config.sharding, arguments.devices, 1, devices)
     unit, sizes = unit_of(arguments), arguments.batch_sizes or (config.training.batch_size,)
     note = DEVICES[arguments.device].note if arguments.device in DEVICES else ""
     for line in filter(None, (told, note)):
@@ -137,20 +136,21 @@ def main(args: Sequence[str]) -> int:
     def usage(step: Step, size: int, setting: Row) -> Row:
         about = ", ".join(str(value) for value in setting.values())
         print(f"compiling {step.name} of {size} images ({about}) ... ", end="", file=sys.stderr, flush=True)
-        found = compile_step(step, devices)
+        found = compile_step(step)
         print(f"{found.seconds:.0f} s", file=sys.stderr, flush=True)
         fits = limit is None or found.peak <= limit
         return {"step": step.name, **setting, "batch_size": size, **asdict(found), "fits": fits}
 
     training, decoding, largest = [], [], []
     for dtype in arguments.dtypes or (config.model.dtype,):
-        for remat in arguments.remats or (remat_of(config.model),):
-            setting: Row = {"dtype": dtype, "remat": remat}
-            each = replace(config, model=replace(with_remat(config.model, remat), dtype=dtype))
+        for remat in arguments.remats or (None,):
+            model = replace(with_remat(config.model, remat), dtype=dtype)
+            setting: Row = {"dtype": dtype, "remat": f"{model.encoder.remat}, {model.language.remat}"}
+            each = replace(config, model=model)
 
             @cache
             def row(size: int, each: ExperimentConfig = each, setting: Row = setting) -> Row:
-                return usage(training_step(each, size, arguments.fill), size, setting)
+                return usage(training_step(each, mesh, size, arguments.fill), size, setting)
 
             rows = {size: row(size) for size in sizes}
 
@@ -165,7 +165,7 @@ def main(args: Sequence[str]) -> int:
         if arguments.decoding:
             each, size = replace(config, model=replace(config.model, dtype=dtype)), config.decoding.batch_size
             size = -(-size // arguments.devices) * arguments.devices
-            decoding += [usage(step, size, {"dtype": dtype}) for step in decoding_steps(each, size)]
+            decoding += [usage(step, size, {"dtype": dtype}) for step in decoding_steps(each, mesh, size)]
 
     about = {
         "experiment": arguments.config or "the embedded one",

@@ -4,7 +4,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental.topologies import get_topology_desc
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dualcap_jax.errors import UserError
 from dualcap_jax.fitting.devices import target
@@ -94,40 +93,15 @@ def _silent() -> Iterator[None]:
         os.close(nowhere)
 
 
-Place = Callable[[Mesh, Shapes], Shapes]
-"""Gives each of a tree's shapes its sharding."""
-
-
-def whole(mesh: Mesh, tree: Shapes) -> Shapes:
-    """All of it on each device."""
-    return _placed(NamedSharding(mesh, PartitionSpec()), tree)
-
-
-def divided(mesh: Mesh, tree: Shapes) -> Shapes:
-    """The first axis divided among the devices."""
-    return _placed(NamedSharding(mesh, PartitionSpec("data")), tree)
-
-
-def _placed(sharding: NamedSharding, tree: Shapes) -> Shapes:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
-
-
-def compile_step(step: Step, devices: list[Any], kept: Place = whole, given: Place = divided) -> Usage:
-    """Compile a step for these devices.
-
-    Args:
-        step: what is compiled.
-        devices: of one kind, there or not.
-        kept: where what the step keeps lies.
-        given: where what it is given lies.
+def compile_step(step: Step) -> Usage:
+    """Compile a step for the devices that its shapes lie on.
 
     Raises:
         NoCompiler: part of the compiler is not installed.
     """
-    mesh, start = Mesh(np.array(devices), ("data",)), time.monotonic()
-    state, batch = kept(mesh, step.kept), given(mesh, step.given)
+    start, devices = time.monotonic(), jax.tree.leaves(step.kept)[0].sharding.num_devices
     try:
-        traced = step.function.trace(state, *batch)
+        traced = step.function.trace(step.kept, *step.given)
         compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if any(each in str(error) for each in MISSING):
@@ -141,15 +115,15 @@ def compile_step(step: Step, devices: list[Any], kept: Place = whole, given: Pla
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes
     )
-    parts = state if step.name == "training" else {"model": state}
+    parts = step.kept if step.name == "training" else {"model": step.kept}
     return Usage(
         model=_bytes_of(parts["model"]),
         optimizer=_bytes_of(parts.get("optimizer", ())),
-        batch=_bytes_of(batch),
+        batch=_bytes_of(step.given),
         temporaries=memory.temp_size_in_bytes,
         peak=peak,
         flops=flops(traced.jaxpr),
-        collectives=collectives(compiled.as_text()) if len(devices) > 1 else {},
+        collectives=collectives(compiled.as_text()) if devices > 1 else {},
         seconds=seconds,
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.stages import Wrapped as JitWrapped
 from jaxtyping import Array, Key
 
@@ -25,7 +26,8 @@ from dualcap_jax.resolving import encodes_once, packs, with_vocabulary
 from dualcap_jax.training.objectives.cross_entropy import cross_entropy
 from dualcap_jax.training.objectives.self_critical import self_critical
 from dualcap_jax.training.packing import Packer, Room
-from dualcap_jax.training.state import init_state
+from dualcap_jax.training.sharding import abstract, batch_sharding
+from dualcap_jax.training.state import shapes as state_shapes
 from dualcap_jax.training.step import make_train_step
 
 Shapes = Any
@@ -34,7 +36,7 @@ Shapes = Any
 
 @dataclass(frozen=True)
 class Step:
-    """A jitted function, `function(kept, *given)`, with what it is compiled for."""
+    """A jitted function, `function(kept, *given)`, with the shapes that it is compiled for and how they lie."""
 
     name: str
     """What it does, in a word."""
@@ -64,11 +66,12 @@ def resolved(config: ExperimentConfig) -> tuple[ExperimentConfig, str]:
     return config, told
 
 
-def training_step(config: ExperimentConfig, size: int, fill: float = 1.0) -> Step:
+def training_step(config: ExperimentConfig, mesh: Mesh, size: int, fill: float = 1.0) -> Step:
     """The training step.
 
     Args:
         config: the experiment.
+        mesh: devices that train.
         size: examples of the batch.
         fill: share of a caption's places that are taken, where captions are packed by their length.
     """
@@ -76,14 +79,12 @@ def training_step(config: ExperimentConfig, size: int, fill: float = 1.0) -> Ste
     objective = cross_entropy(training.loss, training.freeze, training.label_smoothing)
     if training.objective == "self_critical":
         objective = self_critical()
-    state = jax.eval_shape(
-        partial(init_state, training=training, dtype=config.model.dtype), variables.shapes(config.model)
-    )
-    step = make_train_step(config.model, training, objective)
-    return Step("training", step, state, (batch_shapes(config, size, fill),))
+    state = abstract(mesh, state_shapes(config.model, training))
+    step = make_train_step(config.model, training, objective, mesh)
+    return Step("training", step.compiled, state, (batch_shapes(config, mesh, size, fill),))
 
 
-def batch_shapes(config: ExperimentConfig, size: int, fill: float = 1.0) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(config: ExperimentConfig, mesh: Mesh, size: int, fill: float = 1.0) -> Shapes:
     """A training batch; arguments as of `training_step`."""
     data, training, merger = config.data, config.training, config.model.merger
     draws = training.objective == "self_critical"
@@ -92,12 +93,17 @@ def batch_shapes(config: ExperimentConfig, size: int, fill: float = 1.0) -> dict
     if draws:
         blank["advantage"] = np.zeros((size, captions), np.float32)
     if packs(config):
-        whole, parts = training.loss == "all_positions", training.accumulate
+        whole, parts = training.loss == "all_positions", training.accumulate * mesh.size
         share = 1.0 if whole else fill
         room = Room(ceil(size // parts * captions * share), ceil(captions * (length - 1) * share))
         blank = Packer(room, parts, whole, not merger.is_pointwise)(blank)
-    captions_shapes = jax.tree.map(_shape, blank)
-    return captions_shapes | _image_shapes(config, size)
+    accumulate, sharding = training.accumulate, batch_sharding(mesh, training.accumulate)
+
+    def part(each: jax.ShapeDtypeStruct | np.ndarray) -> jax.ShapeDtypeStruct:
+        shape = each.shape if accumulate == 1 else (accumulate, len(each) // accumulate, *each.shape[1:])
+        return jax.ShapeDtypeStruct(shape, each.dtype, sharding=sharding)
+
+    return jax.tree.map(part, blank | _image_shapes(config, size))
 
 
 def _image_shapes(config: ExperimentConfig, size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -112,22 +118,26 @@ def _images(data: DataConfig, size: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((size, data.image_size, data.image_size, 3), jnp.uint8)
 
 
-def _shape(array: np.ndarray) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(array.shape, array.dtype)
-
-
-def decoding_steps(config: ExperimentConfig, size: int) -> list[Step]:
+def decoding_steps(config: ExperimentConfig, mesh: Mesh, size: int) -> list[Step]:
     """Encoding so many images, and searching their captions."""
-    model, weights, images = config.model, variables.shapes(config.model), _images(config.data, size)
-    encode = partial(inference.encode, model)
-    features = jax.eval_shape(encode, weights, images)
-    keys = jax.ShapeDtypeStruct((size,), jax.random.key(0).dtype)
+    model, images = config.model, _images(config.data, size)
+    everywhere, divided = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
+
+    def lying(tree: Shapes, sharding: NamedSharding) -> Shapes:
+        return jax.tree.map(lambda each: jax.ShapeDtypeStruct(each.shape, each.dtype, sharding=sharding), tree)
+
+    weights = lying(variables.shapes(model), everywhere)
+    features = lying(jax.eval_shape(partial(inference.encode, model), weights, images), divided)
+    keys = jax.ShapeDtypeStruct((size,), jax.random.key(0).dtype, sharding=divided)
     rules = Rules(replace(config.decoding, prompt="", bad_words=(), batch_size=1, seed=0), 0, 0)
 
+    def encode(weights: Variables, images: Array) -> Image:
+        return inference.encode(model, weights, images, mesh)
+
     def search(weights: Variables, features: Image, keys: Key[Array, " batch"]) -> Decoded:
-        return inference.search(model, weights, features, jnp.zeros(1, jnp.int32), keys, rules)
+        return inference.search(model, weights, features, jnp.zeros(1, jnp.int32), keys, rules, mesh)
 
     return [
-        Step("encoding", jax.jit(encode), weights, (images,)),
+        Step("encoding", jax.jit(encode), weights, (lying(images, divided),)),
         Step("searching", jax.jit(search), weights, (features, keys)),
     ]
