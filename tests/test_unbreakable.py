@@ -37,7 +37,7 @@ STEPS = 12
 SETTINGS = [
     *NETWORK, *SCENES,
     *f"--training.steps {STEPS} --training.batch-size 8 --training.validate-every 5 --training.checkpoint-every 2 "
-    "--training.log-every 1 --training.warmup-steps 2 --model.language.dropout 0.1".split(),
+    "--training.log-every 1 --training.warmup-steps 2 --training.freeze encoder --model.language.dropout 0.1".split(),
 ]  # fmt: skip
 
 warm = multiprocessing.get_context("forkserver")
@@ -184,7 +184,9 @@ def at(faults: dict[int, Callable[[], Any]]) -> None:
         numbers = itertools.count(run.checkpoints.latest_step or 0)
 
         def stepping(state, batch):
-            faults.get(next(numbers) + 1, int)()
+            if fault := faults.get(next(numbers) + 1):
+                run.checkpoints.wait()
+                fault()
             return step(state, batch)
 
         return loop(state, stepping, evaluate, batches, run)

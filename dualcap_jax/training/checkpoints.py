@@ -78,10 +78,20 @@ class Checkpoints:
     def __init__(self, workdir: Path):
         _quieten()
         self._workdir, self._folder = workdir, workdir.absolute() / "checkpoints"
+        self._sweep()
         self._latest, self._best = self._open("latest"), self._open("best")
 
+    def _sweep(self) -> None:
+        """Remove parts of checkpoints. Of a write that just failed, some threads may still be at work in them."""
+        for _ in range(ATTEMPTS):
+            if not (parts := list(self._folder.glob("*/*.orbax-checkpoint-tmp"))):
+                return
+            for part in parts:
+                shutil.rmtree(part, ignore_errors=True)
+            time.sleep(0.01)
+
     def _open(self, which: Which) -> ocp.CheckpointManager:
-        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT[which], cleanup_tmp_directories=True)
+        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT[which])
         with self._reading(which, None):
             return ocp.CheckpointManager(self._folder / which, options=options)
 
@@ -196,6 +206,7 @@ class Checkpoints:
         for manager in (self._best, self._latest):
             with suppress(Exception):
                 manager.close()
+        self._sweep()
         self._latest, self._best = self._open("latest"), self._open("best")
 
     def close(self) -> None:
