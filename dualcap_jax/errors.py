@@ -21,7 +21,7 @@ class Stopped(Exception):
 
 
 class DataWarning(UserWarning):
-    """Something in the data that is read otherwise than it stands there."""
+    """Something on disk, such as data or a checkpoint, that is read otherwise than it stands there."""
 
 
 class ConfigError(UserError):

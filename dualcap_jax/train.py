@@ -75,6 +75,7 @@ RESUMABLE = (
     "training.validate_every",
     "training.validation_images",
     "training.checkpoint_every",
+    "training.on_save_error",
     "training.log_every",
     "decoding.",
     "evaluation.",

@@ -39,12 +39,11 @@ def empty(path: Path) -> None:
 
 
 def damaged(workdir: Path, which: str, damage) -> str:
-    """Damage every file of a checkpoint; returns how the message begins that tells it."""
+    """Damage every file of a kind's checkpoints; returns how the message begins that tells it of the newest."""
     directory = workdir / "checkpoints" / which
     for path in filter(Path.is_file, list(directory.rglob("*"))):
         damage(path)
-    (step,) = steps_in(directory)
-    return f"error: {directory / str(step)}: the checkpoint can't be read ("
+    return f"error: {directory / str(steps_in(directory)[-1])}: the checkpoint can't be read ("
 
 
 def arguments_of(name: str, workdir: Path) -> list[str]:
@@ -170,9 +169,12 @@ from dualcap_jax import cli, train
 
 loop, metrics = train.train, {"loss": jnp.float32(1), "finite": jnp.bool_(True), "overflow": jnp.bool_(False)}
 
-def on_a_full_disk(state, step, evaluate, batches, run):
+def step(state, batch):
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
-    return loop(state, lambda state, batch: (state, metrics), lambda model: None, batches, run)
+    return state, metrics
+
+def on_a_full_disk(state, _, evaluate, batches, run):
+    return loop(state, step, lambda model: None, batches, run)
 
 train.train = on_a_full_disk
 cli.run(train.main)

@@ -5,10 +5,12 @@ import json
 import logging
 import os
 import shlex
+import shutil
 import textwrap
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,16 +20,33 @@ import jax
 import orbax.checkpoint as ocp
 
 from dualcap_jax.data.pipeline import dealt_anew
-from dualcap_jax.errors import UserError
+from dualcap_jax.errors import DataWarning, UserError
+from dualcap_jax.processes import first_alone, is_first
 
 Which = Literal["best", "latest"]
 
 ATTEMPTS = 20
 """Times that a checkpoint is read anew where another takes its place meanwhile."""
 
+KEPT: dict[Which, int] = {"latest": 2, "best": 1}
+"""Checkpoints of each kind that are kept. Training falls back on the older of two where the newest can't be read."""
+
 
 class CheckpointError(UserError):
-    """A run directory without the checkpoint that was asked for, or one that can't be read, used or written."""
+    """A run directory without the checkpoint that was asked for, or one that can't be read, used or written.
+
+    Args:
+        fact: what is wrong.
+        mend: what helps.
+    """
+
+    def __init__(self, fact: str, mend: str = ""):
+        super().__init__(f"{fact}; {mend}" if mend else fact)
+        self.fact = fact
+
+
+class Unreadable(CheckpointError):
+    """A checkpoint that can't be read."""
 
 
 class NotWritten(CheckpointError):
@@ -51,30 +70,46 @@ class _Place:
         return json.dumps(self._state, indent=4).encode()
 
 
-def _set_place(iterator: grain.DatasetIterator, folder: Path) -> None:
-    """Set an iterator to where it was, whatever number of processes wrote that, as grain's handler does."""
-    written = {path.name: json.loads(path.read_bytes()) for path in folder.glob("process_*-of-*.json")}
-    count = len(written)
-    states = [written[f"process_{process}-of-{count}.json"] for process in range(count)]
-    same = count == jax.process_count()
-    iterator.set_state(states[jax.process_index()] if same else dealt_anew(states, jax.process_count()))
+def _places_in(folder: Path) -> list[Any]:
+    """The state of each process's iterator, as grain's handler wrote them."""
+    count = len(list(folder.glob("process_*-of-*.json")))
+    return [
+        json.loads((folder / f"process_{process}-of-{count}.json").read_bytes()) for process in range(max(count, 1))
+    ]
+
+
+def _set_place(iterator: grain.DatasetIterator, states: list[Any]) -> None:
+    """Set an iterator to where it was, whatever the number of processes that were there."""
+    process, processes = jax.process_index(), jax.process_count()
+    iterator.set_state(states[process] if len(states) == processes else dealt_anew(states, processes))
 
 
 class Checkpoints:
     """Writes and restores a run's checkpoints, asynchronously; each is whole or not there.
 
     `latest` holds model, optimizer and the state of the input pipeline; `best` the model alone, with its
-    validation loss.
+    validation loss. Parts of checkpoints that a killed process left are removed.
     """
 
     def __init__(self, workdir: Path):
         _quieten()
-        options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True)
         self._workdir, self._folder = workdir, workdir.absolute() / "checkpoints"
-        with self._reading("latest", None):
-            self._latest = ocp.CheckpointManager(self._folder / "latest", options=options)
-        with self._reading("best", None):
-            self._best = ocp.CheckpointManager(self._folder / "best", options=options)
+        self._sweep()
+        self._latest, self._best = self._open("latest"), self._open("best")
+
+    def _sweep(self) -> None:
+        """Remove parts of checkpoints. Of a write that just failed, some threads may still be at work in them."""
+        for _ in range(ATTEMPTS if is_first() else 0):
+            if not (parts := list(self._folder.glob("*/*.orbax-checkpoint-tmp"))):
+                return
+            for part in parts:
+                shutil.rmtree(part, ignore_errors=True)
+            time.sleep(0.01)
+
+    def _open(self, which: Which) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT[which])
+        with self._reading(which, None):
+            return ocp.CheckpointManager(self._folder / which, options=options)
 
     @property
     def latest_step(self) -> int | None:
@@ -114,6 +149,7 @@ class Checkpoints:
             data=grain.checkpoint.CheckpointSave(_Place(place)),
         )
         with self._writing():
+            self._best.wait_until_finished()  # a run that goes on from here won't validate what came before anew
             self._latest.save(step, args=items)
 
     def save_best(self, step: int, state: dict[str, Any], loss: float, validation: str = "") -> None:
@@ -134,27 +170,64 @@ class Checkpoints:
             scores=ocp.args.JsonSave(scores),
         )
         with self._writing():
-            if step == self._best.latest_step():  # of another validation
-                self._best.delete(step)
+            self._best.wait_until_finished()
+            for other in self._best.all_steps():
+                if other >= step:  # of another validation, or of steps that are trained anew
+                    self._best.delete(other)
             self._best.save(step, args=items)
 
     def restore(self, state: dict[str, Any], iterator: grain.DatasetIterator) -> dict[str, Any]:
-        """The latest state, in the shapes that `state` tells and laid out as it tells; sets `iterator` to where it was.
+        """The latest state that can be read, in the shapes that `state` tells and laid out as it tells.
+
+        Sets `iterator` to where it was. Newer ones, which can't be read, are warned of and moved aside: `latest_step`
+        is then the step of this one.
 
         Raises:
-            CheckpointError: when it is of another network, or can't be read.
+            CheckpointError: when the latest is of another network, or none can be read.
             DataError: another number of processes read the data, with workers.
         """
         items = ocp.args.Composite(
             model=ocp.args.StandardRestore(state["model"]),
             optimizer=ocp.args.StandardRestore(state["optimizer"]),
         )
-        step = self._latest.latest_step()
-        with self._reading("latest", step):
-            _require_fit(self._folder / "latest", step, state["model"])
-            restored = self._latest.restore(step, args=items)
-            _set_place(iterator, self._folder / "latest" / str(step) / "data")
+        folder, broken = self._folder / "latest", dict[int, Unreadable]()
+        for step in reversed(steps_in(folder)):
+            try:
+                with self._reading("latest", step):
+                    _require_fit(folder, step, state["model"])
+                    restored = self._latest.restore(step, args=items)
+                    states = _places_in(folder / str(step) / "data")
+                break
+            except Unreadable as error:
+                broken[step] = error
+        else:
+            raise next(iter(broken.values()))
+        _set_place(iterator, states)
+        with first_alone() as first:
+            for other in broken if first else ():
+                shutil.rmtree(folder / f"{other}.broken", ignore_errors=True)
+                (folder / str(other)).rename(folder / f"{other}.broken")
+        self._latest.reload()
+        _warn_of(list(broken.values()), step, ", and it is kept under a name that ends in .broken")
         return {"model": restored["model"], "optimizer": restored["optimizer"]}
+
+    def wait(self) -> None:
+        """Wait until what was saved is written.
+
+        Raises:
+            NotWritten: when it can't be.
+        """
+        with self._writing():
+            self._best.wait_until_finished()
+            self._latest.wait_until_finished()
+
+    def reopen(self) -> None:
+        """After `NotWritten`: forget and remove what failed, so that the next can be saved."""
+        for manager in (self._best, self._latest):
+            with suppress(Exception):
+                manager.close()
+        self._sweep()
+        self._latest, self._best = self._open("latest"), self._open("best")
 
     def close(self) -> None:
         """Wait until all is written.
@@ -181,8 +254,8 @@ class Checkpoints:
             stands = steps_in(self._folder / "latest")
             raise NotWritten(
                 f"{self._workdir}: a checkpoint can't be written ({_reason(error)}). Nothing half-written counts as one"
-                + (f", and that of step {stands[-1]} stands" if stands else "")
-                + "; make room, and the same command goes on from there"
+                + (f", and that of step {stands[-1]} stands" if stands else ""),
+                "make room, and the same command goes on from there",
             ) from None
 
 
@@ -206,9 +279,9 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {textwrap.shorten(lines[0], 240, placeholder=' ...')}".removesuffix(": ")
 
 
-def _broken(workdir: Path, which: Which, step: int | None, error: Exception, *, resuming: bool) -> CheckpointError:
+def _broken(workdir: Path, which: Which, step: int | None, error: Exception, *, resuming: bool) -> Exception:
     """What is to be told of a checkpoint that can't be read, with the one that can be taken instead."""
-    if isinstance(error, CheckpointError):
+    if isinstance(error, CheckpointError | MemoryError | jax.errors.JaxRuntimeError):  # it may be whole
         return error
     folder = workdir / "checkpoints" / which
     message = f"{folder if step is None else folder / str(step)}: the checkpoint can't be read ({_reason(error)})"
@@ -223,7 +296,12 @@ def _broken(workdir: Path, which: Which, step: int | None, error: Exception, *, 
         mend = f"{again} begins a new run with the best checkpoint, of step {steps[-1]}"
     else:
         mend = f"--checkpoint best takes the best one, of step {steps[-1]}"
-    return CheckpointError(f"{message}; {mend}")
+    return Unreadable(message, mend)
+
+
+def _warn_of(failures: Sequence[Unreadable], step: int, more: str = "") -> None:
+    for failure in failures:
+        warnings.warn(f"{failure.fact}; that of step {step} is used in its place{more}", DataWarning, stacklevel=3)
 
 
 def differing(model: Any, wanted: Any) -> str:
@@ -267,15 +345,23 @@ def restore_model(workdir: Path, model: dict[str, Any], which: Which) -> tuple[d
             folder = workdir.absolute() / "checkpoints" / name
             if not (steps := steps_in(folder)):
                 continue
-            failure: Exception | None = None
-            try:
-                restored = _restore_step(folder, steps[-1], model)
-            except Exception as error:
-                failure = error
-            if steps_in(folder)[-1:] == steps[-1:]:  # so that nothing of it was deleted meanwhile
+            failures: list[Unreadable] = []
+            for step in reversed(steps):
+                failure: Exception | None = None
+                try:
+                    restored = _restore_step(folder, step, model)
+                except Exception as error:
+                    failure = _broken(workdir, name, step, error, resuming=False)
+                if steps_in(folder)[-1:] != steps[-1:]:  # of those that were listed some may be deleted by now
+                    break
                 if failure is None:
-                    return restored, steps[-1]
-                raise _broken(workdir, name, steps[-1], failure, resuming=False) from None
+                    _warn_of(failures, step)
+                    return restored, step
+                if not isinstance(failure, Unreadable):
+                    raise failure
+                failures.append(failure)
+            else:
+                raise failures[0]
             break
         else:
             if attempt:  # one listing may fall between a new checkpoint and the one it replaces

@@ -69,6 +69,9 @@ class TrainingConfig:
     """Images used in each validation: the first of the split, in whole batches. 0: all of them."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
+    on_save_error: Literal["stop", "go_on"] = "stop"
+    """What to do where a checkpoint can't be written, as on a full disk. stop: end. go_on: warn, train on, and try
+    again at the next one; the last one must be written. The checkpoint before it stands either way."""
     log_every: int = 50
     """Steps between rows of metrics.jsonl."""
     seed: int = 0

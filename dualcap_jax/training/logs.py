@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from dualcap_jax import interrupts
@@ -21,8 +23,14 @@ from dualcap_jax.errors import UserError
 from dualcap_jax.files import naming, write_text
 from dualcap_jax.processes import is_first
 
+METRICS = "metrics.jsonl"
+"""In a run directory: a row a line."""
+
 ROW = {"step": int, "split": str}
 """What each row of metrics.jsonl holds, beside values."""
+
+BUFFER = 1 << 20
+"""Bytes of rows that wait for room on a full disk."""
 
 MEND = "take this line away, or bring the file back from a copy"
 
@@ -64,27 +72,41 @@ class MetricsLog:
     """
 
     def __init__(self, workdir: Path, step: int):
-        self._path = path = workdir / "metrics.jsonl"
-        kept = [row for row in read_rows(path, ROW) if row["step"] <= step]
+        self._path, folder = workdir / METRICS, workdir / "tensorboard"
+        kept = [row for row in read_rows(self._path, ROW) if row["step"] <= step]
         self.validated = {row["step"] for row in kept if row["split"] == "validation"}
         """Steps with a row of validation."""
         if is_first():
-            write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._file = (path if is_first() else Path(os.devnull)).open("a", buffering=1)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1, write_to_disk=is_first())
+            write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+            folder.mkdir(exist_ok=True)
+        self._file = (self._path if is_first() else Path(os.devnull)).open("ab", BUFFER)
+        self._board = EventsWriter(str(folder / "events")) if is_first() else None
+        self._show(step + 1, session_log=SessionLog(status=SessionLog.START))  # hides what was shown from there on
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
-        """One row. A value that is not finite is written as null, which JSON can hold."""
+        """One row. A value that is not finite is written as null, which JSON can hold.
+
+        Raises:
+            OSError: it can't be written; the next call tries again.
+        """
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with naming(self._path):
-            self._file.write(json.dumps({"step": step, "split": split, **finite}) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(f"{split}/{name}", value, step)
+            self._file.write(json.dumps({"step": step, "split": split, **finite}).encode() + b"\n")
+            self._file.flush()
+            for name, value in values.items():
+                self._show(step, summary=scalar(f"{split}/{name}", value))
+            if self._board:
+                self._board.flush()
+
+    def _show(self, step: int, **content: Any) -> None:
+        if self._board:
+            self._board.write_event(Event(wall_time=time.time(), step=step, **content))
 
     def close(self) -> None:
         """Flush and close both."""
-        self._file.close()
-        self._board.close()
+        with naming(self._path):
+            self._file.close()
+            self._board.close()
 
 
 class Progress:

@@ -2,7 +2,8 @@
 
 import signal
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import grain
 import jax
@@ -10,7 +11,7 @@ import jax
 from dualcap_jax import interrupts
 from dualcap_jax.errors import Stopped, UserError
 from dualcap_jax.models.variables import Variables
-from dualcap_jax.training.checkpoints import CheckpointError
+from dualcap_jax.training.checkpoints import CheckpointError, NotWritten
 from dualcap_jax.training.objectives import Batch
 from dualcap_jax.training.run import Run
 from dualcap_jax.training.state import State
@@ -67,7 +68,7 @@ def train(
     asked_together: int | None = None
     means: defaultdict[str, list[float]] = defaultdict(list)
     pending: deque[tuple[int, Metrics]] = deque()  # steps that run: each is waited for only once the next one does
-    done, place = run.start, batches.get_state()
+    place = batches.get_state()
 
     def settle(running: int = 0) -> None:
         """Wait for the pending steps but for so many; look at their losses."""
@@ -83,9 +84,10 @@ def train(
         loss, asked_together = float(metrics["loss"]), int(metrics.get("asked", 0)) or None
         if not bool(metrics["finite"] | metrics["overflow"]):
             raise LossNotFinite(
-                f"step {number}: loss {loss}, gradient norm {float(metrics['grad_norm'])}: not finite. The last "
-                f"checkpoint is of step {run.checkpoints.latest_step or 0}; a lower training.learning_rate, a longer "
-                "training.warmup_steps or training.clip_norm may mend it."
+                f"step {number}: loss {loss}, gradient norm {float(metrics['grad_norm'])}, learning rate "
+                f"{float(metrics['learning_rate']):.3g}: not finite. The last checkpoint is of step "
+                f"{run.checkpoints.latest_step or 0}; a lower training.learning_rate, a longer training.warmup_steps "
+                "or training.clip_norm may mend it."
             )
         for name in MEANS & metrics.keys():
             means[name].append(float(metrics[name]))
@@ -94,7 +96,8 @@ def train(
             values = {name: float(value) for name, value in metrics.items() if name not in UNTOLD}
             values |= {name: sum(some) / len(some) for name, some in means.items()}
             values["images_per_second"] = run.progress.per_second
-            run.log.write(number, "train", values)
+            with going_on():
+                run.log.write(number, "train", values)
             means.clear()
 
     def validate(number: int) -> None:
@@ -102,22 +105,42 @@ def train(
             scores = evaluate(state["model"])
             if scores is None:  # made up for when the run goes on
                 return
-            run.log.write(number, "validation", scores)
+            with going_on():
+                run.log.write(number, "validation", scores)
             judged = -scores["reward"] if "reward" in scores else scores["loss"]
             better = judged < run.best
             if better:
                 run.best = judged
-                run.checkpoints.save_best(number, state, run.best, run.validation)
+                with going_on():
+                    run.checkpoints.save_best(number, state, judged, run.validation)
             told = "".join(f", {scores[name]:.4f} {what}" for name, what in TOLD.items() if name in scores)
             best = " (best)" if better else ""
             run.progress.say(f"step {number}: validation loss {scores['loss']:.4f} per token{told}{best}")
 
-    def save() -> None:
+    @contextmanager
+    def going_on() -> Iterator[None]:
+        """Warn of what can't be written, where the run is told to go on."""
+        try:
+            yield
+        except (NotWritten, OSError) as error:
+            if config.on_save_error == "stop":
+                raise
+            if isinstance(error, NotWritten):
+                run.checkpoints.reopen()
+                run.best = run.checkpoints.best_loss(run.validation)
+            told = error.fact if isinstance(error, NotWritten) else error
+            run.progress.say(f"warning: {told}; training goes on, and tries again")
+
+    def save(must: bool = True) -> None:
         settle()
-        run.checkpoints.save(done, state, place)
+        with going_on():  # without what was saved before
+            run.checkpoints.wait()
+        with nullcontext() if must else going_on():
+            run.checkpoints.save(done, state, place)
 
     with interrupts.listening():
         with run:
+            done = run.start
             try:
                 if run.lacks_validation:
                     validate(run.start)
@@ -131,8 +154,9 @@ def train(
                     if number % config.validate_every == 0 or is_last:
                         settle()
                         validate(number)
-                    if number % config.checkpoint_every == 0 or is_last or asked():
-                        save()
+                    leaves = is_last or asked() is not None
+                    if number % config.checkpoint_every == 0 or leaves:
+                        save(must=leaves)
                     if noted := asked():
                         goes_on = "evaluates it" if is_last else "resumes it"
                         message = (

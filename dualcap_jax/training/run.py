@@ -4,6 +4,7 @@ import os
 import shlex
 import socket
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -16,7 +17,7 @@ from dualcap_jax.errors import UserError, require
 from dualcap_jax.files import write_text
 from dualcap_jax.training.checkpoints import Checkpoints
 from dualcap_jax.training.config import TrainingConfig
-from dualcap_jax.training.logs import MetricsLog, Progress
+from dualcap_jax.training.logs import METRICS, ROW, MetricsLog, Progress, read_rows
 
 LOCK = ".lock"
 """In a run directory: held by what trains there."""
@@ -76,7 +77,7 @@ def new_directory(path: Path) -> Path:
 
 
 class Run:
-    """Checkpoints, log and progress of a run; closes them when left.
+    """Checkpoints, log and progress of a run. Entered once its state is restored; closes them when left.
 
     Args:
         workdir: the run directory, which exists.
@@ -90,20 +91,23 @@ class Run:
     """
 
     def __init__(self, workdir: Path, config: TrainingConfig, validation: str = ""):
-        self.config, self.validation = config, validation
+        self.config, self.validation, self._workdir = config, validation, workdir
         self.checkpoints = Checkpoints(workdir)
-        self.start = self.checkpoints.latest_step or 0
-        message = f"must be at least {self.start}, the step that {workdir} is at"
-        require(config.steps >= self.start, "training.steps", config.steps, message)
+        start = self.checkpoints.latest_step or 0
+        message = f"must be at least {start}, the step that {workdir} is at"
+        require(config.steps >= start, "training.steps", config.steps, message)
         self.best = self.checkpoints.best_loss(validation)
         """Lowest that validation judged so far; infinite where there is none."""
-        self.log = MetricsLog(workdir, self.start)
+        deque(read_rows(workdir / METRICS, ROW), maxlen=0)
+
+    def __enter__(self) -> "Run":
+        config = self.config
+        self.start = self.checkpoints.latest_step or 0  # may be of one before the newest, which could not be read
+        self.log = MetricsLog(self._workdir, self.start)
         due = self.start > 0 and (self.start % config.validate_every == 0 or self.start == config.steps)
         self.lacks_validation = due and self.start not in self.log.validated
         """Whether it was stopped between a step and its validation."""
         self.progress = Progress(self.start, config.steps, config.batch_size, config.log_every)
-
-    def __enter__(self) -> "Run":
         return self
 
     def __exit__(

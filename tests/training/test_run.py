@@ -1,18 +1,22 @@
 """Who may write in a run directory, and what is noticed when it is taken up again."""
 
 import json
+import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import grain
+import numpy as np
 import pytest
 
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.records import DataError
 from dualcap_jax.data.sources import iterate_captions, open_source
 from dualcap_jax.data.text import train_tokenizer
-from dualcap_jax.errors import ConfigError
+from dualcap_jax.errors import ConfigError, DataWarning
 from dualcap_jax.training.checkpoints import CheckpointError, Checkpoints, restore_model
 from dualcap_jax.training.config import TrainingConfig
 from dualcap_jax.training.run import Owned, Run, new_directory, owned
@@ -122,7 +126,7 @@ def state(value: float) -> dict:
 def run_directory(tmp_path) -> Path:
     workdir = tmp_path / "run"
     checkpoints = Checkpoints(workdir)
-    checkpoints.save(5, state(5), {"place": 5})
+    checkpoints.save(5, state(5), {"next_index": 5})
     checkpoints.save_best(4, state(4), 1.5, "these images")
     checkpoints.close()
     return workdir
@@ -158,6 +162,42 @@ def test_a_broken_checkpoint_is_named_with_the_other_one(run_directory, damage):
     damage(run_directory / "checkpoints" / "latest" / "5")
     with pytest.raises(CheckpointError, match="has no other: bring it back from a copy"):
         restore_model(run_directory, model, "latest")
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "gone"])
+def test_whatever_file_of_the_latest_checkpoint_is_broken_no_wrong_number_is_read(run_directory, tmp_path, damage):
+    checkpoints = Checkpoints(run_directory)
+    checkpoints.save(8, state(8), {"next_index": 8})
+    checkpoints.close()
+    whole = run_directory / "checkpoints" / "latest" / "8"
+    fell_back = 0
+    for number, name in enumerate(path.relative_to(run_directory) for path in whole.rglob("*") if path.is_file()):
+        workdir = Path(shutil.copytree(run_directory, tmp_path / f"{number}"))
+        content = (workdir / name).read_bytes()
+        if damage == "gone":
+            (workdir / name).unlink()
+        else:
+            (workdir / name).write_bytes(content[: len(content) // 2 * (damage == "cut")])
+        checkpoints, batches = Checkpoints(workdir), iter(grain.MapDataset.range(99).to_iter_dataset())
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", DataWarning)
+            model, read = restore_model(workdir, state(0)["model"], "latest")
+            restored = checkpoints.restore(state(0), batches)
+        step = checkpoints.latest_step
+        assert float(model["params"]["a"].min()) == float(model["params"]["a"].max()) == read
+        assert int(restored["optimizer"]["step"]) == step == next(batches)
+        np.testing.assert_array_equal(restored["model"]["params"]["a"], np.full(40, step))
+        warned = [str(each.message) for each in told if issubclass(each.category, DataWarning)]
+        assert len(warned) == (read == 5) + (step == 5)
+        assert all(
+            "latest/8: the checkpoint can't be read (" in each and "that of step 5 is used" in each for each in warned
+        )
+        fell_back += step == 5
+        checkpoints.save(8, state(80), {"next_index": 8})
+        checkpoints.close()
+        if step == 5:
+            assert float(restore_model(workdir, state(0)["model"], "latest")[0]["params"]["a"][0]) == 80
+    assert fell_back > 5
 
 
 def test_a_best_checkpoint_of_another_validation_is_no_measure(run_directory):
