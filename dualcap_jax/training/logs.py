@@ -106,7 +106,8 @@ class MetricsLog:
         """Flush and close both."""
         with naming(self._path):
             self._file.close()
-            self._board.close()
+            if self._board:
+                self._board.close()
 
 
 class Progress:
