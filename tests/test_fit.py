@@ -35,7 +35,7 @@ def test_it_tells_what_the_steps_of_an_experiment_take():
     assert training["batch"] >= 2 * 32 * 32 * 3
     assert training["peak"] >= training["model"] + training["optimizer"] + training["batch"] + training["temporaries"]
     assert training["flops"] > 3 * decoding[0]["flops"] > 0  # forward and backward, of as many images
-    assert "compiling training of 2 images (float32, none)" in done.stderr
+    assert "compiling training of 2 images (float32, none, none)" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_no_step_holds_the_logits_of_all_places():
     state = jax.eval_shape(lambda weights: init_state(weights, training, model.dtype), variables.shapes(model))
     train_step = make_train_step(model, training, objective)
     eval_step = jax.jit(lambda weights, batch: make_eval_step(model, objective)(weights, batch))
-    for lowered in (train_step.lower(state, batch), eval_step.lower(state["model"], batch)):
+    for lowered in (train_step.compiled.lower(state, batch), eval_step.lower(state["model"], batch)):
         found = re.findall(r"tensor<([\dx]+)xf32>", lowered.as_text())
         shapes = [tuple(map(int, shape.split("x"))) for shape in found]
         logits = [np.prod(shape) for shape in shapes if 50257 in shape]
