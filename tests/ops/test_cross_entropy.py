@@ -1,6 +1,9 @@
 """Cross entropy by chunks is the plain one, whatever the shapes, the dtype and what is around it."""
 
+import os
 import re
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -102,6 +105,36 @@ def test_it_works_under_checkpoint_and_scan():
     arguments = hidden, embedding, labels, weights
     ours = gradients(partial(accumulated, partial(fused_cross_entropy, most=300)), *arguments)
     assert_close(ours, gradients(partial(accumulated, plain), *arguments))
+
+
+ON_A_MESH = """
+import jax, numpy as np
+from functools import partial
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from dualcap_jax.ops.cross_entropy import fused_cross_entropy
+from tests.ops.test_cross_entropy import random_arguments
+
+arguments = random_arguments((8, 6))
+mesh = jax.make_mesh((2, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+rows = P(("data", "fsdp"))
+step = jax.jit(jax.value_and_grad(partial(fused_cross_entropy, most=300), (0, 1), has_aux=True))
+alone = step(*arguments)
+placed = [jax.device_put(x, NamedSharding(mesh, p)) for x, p in zip(arguments, (rows, P(None, "fsdp"), rows, rows))]
+with jax.set_mesh(mesh):
+    compiled = step.lower(*placed).compile().as_text()
+    shared = step(*placed)
+for ours, theirs in zip(jax.tree.leaves(shared), jax.tree.leaves(alone), strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+assert "while(" in compiled
+in_loops = [part for part in compiled.split("\\n\\n") if "all-reduce" in part and not part.startswith("ENTRY")]
+assert not in_loops, in_loops
+"""
+
+
+def test_devices_go_through_their_own_rows_and_add_up_once():
+    flags = "--xla_force_host_platform_device_count=4"
+    done = subprocess.run([sys.executable, "-c", ON_A_MESH], env=os.environ | {"XLA_FLAGS": flags}, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_places_without_weight_count_for_nothing():
