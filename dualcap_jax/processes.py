@@ -15,13 +15,16 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from dualcap_jax.errors import ConfigError, UserError, require
+from dualcap_jax.errors import ConfigError, Stopped, UserError, require
 from dualcap_jax.fields import check_types
 
 T = TypeVar("T")
 
 PATIENCE = 30
 """Seconds without a sign of life after which a process counts as dead."""
+
+GONE = ("Gloo", "NCCL", "UNAVAILABLE", "oordination service", "eartbeat")
+"""What JAX's errors say where another process has gone."""
 
 LAST = 3600
 """Seconds that the others wait at the end for the first, which scores and draws."""
@@ -107,10 +110,15 @@ def together(config: DistributedConfig) -> Iterator[None]:
     try:
         yield
         jax.distributed.shutdown()
+    except Stopped:  # all of them
+        jax.distributed.shutdown()
+        raise
     except UserError as error:
         error.at_once = True  # the others do not come to an end with this one, and it must not wait for them
         raise
-    except jax.errors.JaxRuntimeError as error:
+    except Exception as error:  # whose kind hangs on where it was met
+        if not any(word in str(error) for word in GONE):
+            raise
         message = f"another process has gone ({_first_line(error)}); the same commands go on where they were"
         raise Unconnected(message) from error
     finally:
