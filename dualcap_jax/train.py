@@ -1,15 +1,13 @@
 """Train a captioner: python -m dualcap_jax.train [--config FILE.py] [--workdir DIR] [--section.field VALUE ...]."""
 
-import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache, partial
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,12 +15,12 @@ import jax
 import tyro
 from jax.sharding import Mesh
 
-from dualcap_jax import cli, interrupts
+from dualcap_jax import cli
 from dualcap_jax.captioner import Captioner
 from dualcap_jax.config import ExperimentConfig, differences, load_experiment, load_json, save_json
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.features import EncodedSource
-from dualcap_jax.data.pipeline import check_images, eval_batches, train_iterator
+from dualcap_jax.data.pipeline import check_images, train_iterator
 from dualcap_jax.data.records import Faults, Source
 from dualcap_jax.data.sources import iterate_captions, open_source, refuse_shared_images
 from dualcap_jax.data.sources.entries import SPLITS, EntriesSource
@@ -36,7 +34,6 @@ from dualcap_jax.processes import (
     DistributedConfig,
     distributed,
     first_alone,
-    in_turn,
     is_first,
     of_first,
     together,
@@ -52,22 +49,23 @@ from dualcap_jax.resolving import (
 )
 from dualcap_jax.scoring import evaluate
 from dualcap_jax.training.logs import ROW, read_rows
-from dualcap_jax.training.loop import Scores, train
-from dualcap_jax.training.objectives import Batch, Objective
-from dualcap_jax.training.objectives.cross_entropy import cross_entropy, mean_losses
+from dualcap_jax.training.loop import train
+from dualcap_jax.training.objectives import Batch
+from dualcap_jax.training.objectives.cross_entropy import cross_entropy
 from dualcap_jax.training.objectives.self_critical import (
     Reward,
     make_greedy_reward,
     make_self_critical_step,
     training_cider_d,
 )
-from dualcap_jax.training.packing import plan_training, plan_validation
+from dualcap_jax.training.packing import plan_training
 from dualcap_jax.training.run import LOCK, Owned, Run, new_directory, owned
 from dualcap_jax.training.sharding import describe, local_copy, local_mesh, make_mesh
 from dualcap_jax.training.state import State, first_state, refuse_other_network
 from dualcap_jax.training.state import shapes as state_shapes
-from dualcap_jax.training.step import Metrics, make_eval_step, make_train_step
+from dualcap_jax.training.step import Metrics, make_train_step
 from dualcap_jax.training.trained_on import Index, check_data, checksum, index_of, load_own_tokenizer, note
+from dualcap_jax.validation import make_evaluate, validated_images
 
 # What may change when a run is resumed: nothing that the trained weights or the order of the data hang on.
 RESUMABLE = (
@@ -195,52 +193,6 @@ def less_memory(config: ExperimentConfig) -> list[str]:
         f"{config.data.image_size}), or raise --training.accumulate (now {training.accumulate})"
     )
     return mends
-
-
-def validated_images(config: ExperimentConfig) -> int:
-    """Images of each validation, in whole batches; 0: all."""
-    return math.ceil(config.training.validation_images / config.training.batch_size) * config.training.batch_size
-
-
-Rewarding = Callable[[Variables, Batch], list[float]] | None
-"""Rewards of a validation batch's images, where the best checkpoint hangs on them."""
-
-
-def make_evaluate(
-    config: ExperimentConfig,
-    objective: Objective,
-    source: Source,
-    tokenizer: CaptionTokenizer,
-    mesh: Mesh,
-    reward: Rewarding = None,
-) -> Callable[[Variables], Scores | None]:
-    """Validation's losses as a function of the network's variables; None where an end was asked for meanwhile.
-
-    Each of several processes takes its share of the batches. With `reward` also the mean of what it gives the images
-    of each batch.
-    """
-    batch_size, (process, processes) = config.training.batch_size, (jax.process_index(), jax.process_count())
-    own = local_mesh(mesh)
-    batches = eval_batches(source, tokenizer, config.data, batch_size, process, processes)
-    if packs(config):
-        packer = plan_validation(source, tokenizer, config.data, config.training, config.model.merger, own.size)
-        batches = batches.map(packer)
-    limit = validated_images(config) // batch_size or math.ceil(len(source) / batch_size)
-    step = make_eval_step(config.model, objective, own)
-
-    def evaluate(variables: Variables) -> Scores | None:
-        sums: list[Mapping[str, float]] = []
-        rewards: list[float] = []
-        variables = local_copy(mesh, own, variables)
-        for batch in islice(batches, len(range(process, limit, processes))):
-            if interrupts.asked() and processes == 1:
-                return None
-            sums.append({name: float(value) for name, value in step(variables, batch).items()})
-            if reward:
-                rewards += reward(variables, batch)
-        return mean_losses(in_turn(sums)) | ({"reward": sum(rewards) / len(rewards)} if reward else {})
-
-    return evaluate
 
 
 def cut_captions(source: Source, tokenizer: CaptionTokenizer, data: DataConfig) -> str:

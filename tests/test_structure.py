@@ -17,6 +17,7 @@ LEVELS = [
     {"config", "encoding", "explain"},
     {"captioner"},
     {"scoring", "resolving"},
+    {"validation"},
     {"fitting"},
     {"fit", "train", "evaluate", "caption", "prepare", "train_language"},
 ]
