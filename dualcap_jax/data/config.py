@@ -60,7 +60,7 @@ class DataConfig(ReadingConfig):
     """Mirror every second training image, chosen at random. Leave it off where captions tell left from right."""
     views: int = 0
     """Random views (crops, mirrored or not) of each training image that a frozen encoder encodes once; each epoch takes
-    one of them. 0: new ones at each epoch, encoded anew. Without random crops and mirroring there is one view."""
+    the next of them. 0: new ones at each epoch, encoded anew. Without random crops and mirroring there is one view."""
     max_length: int = 30
     """Most tokens of a caption, both framing tokens included; a longer caption loses its end. The original's: 36."""
     plain: bool = False

@@ -55,8 +55,8 @@ class EncodedSource:
         """Name of each record's image."""
         return self._source.filenames
 
-    def features(self, index: int, rng: np.random.Generator | None = None) -> dict[str, Float16[np.ndarray, "..."]]:
-        """`vector` and `maps_STRIDE` of the image at a position; where it has several views, of the one `rng` chooses.
+    def features(self, index: int, turn: int = 0) -> dict[str, Float16[np.ndarray, "..."]]:
+        """`vector` and `maps_STRIDE` of the image at a position; of several views of it the one whose turn it is.
 
         Raises:
             ImageError: it could not be read when the images were encoded.
@@ -64,7 +64,7 @@ class EncodedSource:
         if (message := self._unreadable.get(str(index))) is not None:
             raise ImageError(message)
         views = len(self._arrays["vector"]) // len(self)
-        row = index + len(self) * int(rng.integers(views)) if rng is not None and views > 1 else index
+        row = index + len(self) * (turn % views)
         return {name: np.array(array[row]) for name, array in self._arrays.items()}
 
     @cached_property

@@ -11,6 +11,7 @@ False in `mask`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -78,14 +79,15 @@ def train_iterator(
     Raises:
         DataError: from `next`, for an image that can't be read where `on_error` is "raise", or when none can be.
     """
-    counts, width = source.caption_counts, config.captions_per_image
+    counts, width, epoch = source.caption_counts, config.captions_per_image, count_examples(source, config)
     pick: Picker = partial(_pick_pair, np.cumsum(counts)) if width == 1 else partial(_pick_captions, counts, width)
     stream = (
-        grain.MapDataset.range(count_examples(source, config))
+        grain.MapDataset.range(epoch)
         .seed(seed)
         .shuffle()
         .repeat()
-        .random_map(partial(_train_example, source, tokenizer, config, pick))[process_index::process_count]
+        .random_map(_with_rng)
+        .map_with_index(partial(_train_example, source, tokenizer, config, pick, epoch))[process_index::process_count]
     )
     return iter(_batches(stream, source, config, batch_size))
 
@@ -215,11 +217,26 @@ def _pick_captions(
     return index, rng.permutation(counts[index])[:most].tolist()
 
 
+def _with_rng(index: int, rng: np.random.Generator) -> tuple[int, np.random.Generator]:
+    return index, deepcopy(rng)  # grain uses its own again
+
+
 def _train_example(
-    source: Source, tokenizer: CaptionTokenizer, config: DataConfig, pick: Picker, index: int, rng: np.random.Generator
+    source: Source,
+    tokenizer: CaptionTokenizer,
+    config: DataConfig,
+    pick: Picker,
+    epoch: int,
+    place: int,
+    drawn: tuple[int, np.random.Generator],
 ) -> Example | UnreadableImage:
+    """The example at a place of the endless stream, of which `epoch` are an epoch."""
+    index, rng = drawn
     record_index, caption_indices = pick(index, rng)
-    return _make_example(source, tokenizer, config, record_index, caption_indices, config.captions_per_image, rng)
+    width, turn = config.captions_per_image, place // epoch
+    if width == 1:  # an epoch has an image once for each of its captions
+        turn = turn * int(source.caption_counts[record_index]) + caption_indices[0]
+    return _make_example(source, tokenizer, config, record_index, caption_indices, width, rng, turn)
 
 
 def _eval_example(
@@ -236,12 +253,13 @@ def _make_example(
     caption_indices: Sequence[int],
     width: int,
     augment: np.random.Generator | None = None,
+    turn: int = 0,
 ) -> Example | UnreadableImage:
     """One image with the chosen captions, in `width` places."""
     record = source[record_index]
     try:
         if isinstance(source, EncodedSource):
-            seen = source.features(record_index, augment)
+            seen = source.features(record_index, turn)
         else:
             seen = {"image": _square(source, record, config, augment)}
     except (ImageError, OSError) as error:

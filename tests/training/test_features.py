@@ -55,7 +55,7 @@ def test_training_from_features_is_training_from_images(scenes, merger, tmp_path
     assert losses[0] != losses[3]
 
 
-def test_views_are_encoded_once_and_each_epoch_takes_one_of_them(scenes, tmp_path):
+def test_views_are_encoded_once_and_each_epoch_takes_the_next_of_them(scenes, tmp_path):
     data, source = scenes
     config, data = tiny_model(), replace(data, flip=True, views=5)
     model = variables.init(config, 0)
@@ -73,9 +73,8 @@ def test_views_are_encoded_once_and_each_epoch_takes_one_of_them(scenes, tmp_pat
     encoded = EncodedSource(source, tmp_path / "train")
     batches = train_iterator(encoded, tokenizer, data, 12, seed=1)
     epochs = [batch["vector"][np.argsort(batch["image_id"])] for batch, _ in zip(batches, range(6), strict=False)]
-    for epoch in epochs:
-        assert all((epoch[index] == views[:, index]).all(-1).any() for index in range(12))
-    assert len({epoch.tobytes() for epoch in epochs}) == 6
+    for number, epoch in enumerate(epochs):
+        np.testing.assert_array_equal(epoch, views[number % 5])
     plain = next(iter(eval_batches(encoded, tokenizer, data, 12)))
     np.testing.assert_array_equal(plain["vector"], views[0])
 
