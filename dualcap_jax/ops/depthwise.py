@@ -40,7 +40,7 @@ def depthwise_conv(
         stride: in both directions.
     """
     convolved = lax.platform_dependent(
-        x, kernel, cpu=partial(_shifted_conv, stride), default=partial(grouped_conv, stride=stride)
+        x, kernel, cpu=partial(shifted_conv, stride=stride), default=partial(grouped_conv, stride=stride)
     )
     return checkpoint_name(convolved, PRODUCT)
 
@@ -76,15 +76,18 @@ def _pad(x: Array, k: int, stride: int) -> tuple[Array, int, int]:
     return padded, height, width
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _shifted_conv(stride: int, x: Array, kernel: Array) -> Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def shifted_conv(
+    x: Float[Array, "batch height width channels"], kernel: Float[Array, "k k 1 channels"], stride: int
+) -> Float[Array, "batch out_height out_width channels"]:
+    """The same as a sum of shifted products."""
     k = kernel.shape[0]
     padded, height, width = _pad(x, k, stride)
     return reduce(add, (tap * kernel[i, j, 0] for i, j, tap in _taps(padded, k, stride, height, width)))
 
 
-def _forward(stride: int, x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _shifted_conv(stride, x, kernel), (x, kernel)
+def _forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
+    return shifted_conv(x, kernel, stride), (x, kernel)
 
 
 def _backward(stride: int, residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
@@ -115,4 +118,4 @@ def _backward(stride: int, residuals: tuple[Array, Array], dy: Array) -> tuple[A
     return dx, d_kernel.astype(kernel.dtype)
 
 
-_shifted_conv.defvjp(_forward, _backward)
+shifted_conv.defvjp(_forward, _backward)
