@@ -58,11 +58,11 @@ def make_mesh(
     devices = jax.devices() if devices is None else devices
     there = len(devices)
     asked = (config.data or max(1, there // config.fsdp)) * config.fsdp
-    of_all = "all of which must take part" if jax.process_count() > 1 else "there"
-    fits = asked == there if jax.process_count() > 1 else asked <= there
+    together = jax.process_count() > 1
+    fits = asked == there if together else asked <= there
     name, value = ("sharding.data", config.data) if config.data else ("sharding.fsdp", config.fsdp)
-    message = f"sharding.data x sharding.fsdp is {asked}, with {there} devices {of_all}; their product must be {there}"
-    require(fits, name, value, message)
+    most = f"must be {there}, for all processes to take part" if together else f"must be at most {there}"
+    require(fits, name, value, f"sharding.data x sharding.fsdp is {asked}, of {there} devices: it {most}")
     parts = asked * accumulate
     message = f"must be a multiple of {asked} devices x training.accumulate={accumulate}, such as "
     message += f"{math.ceil(batch_size / parts) * parts}; or give fewer devices with sharding.data"
@@ -158,10 +158,7 @@ def local_copy(mesh: Mesh, own: Mesh, tree: Tree) -> Tree:
 
 
 def describe(mesh: Mesh, state: Any) -> str:
-    """A table of how the arrays of a state (shapes suffice) lie on a mesh, and what each device keeps of them.
-
-    The optimizer's arrays that are alike stand in one line each with how many there are.
-    """
+    """A table of how the arrays of a state (shapes suffice) lie on a mesh, and what each device keeps of them."""
     rows, kept, total = [("array", "shape", "divided over", "MB a device")], 0, 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         sharding = sharding_of(mesh, leaf.shape)

@@ -57,8 +57,8 @@ def test_devices_that_share_nothing_but_batches_exchange_only_sums(trained):
 @pytest.mark.parametrize(
     ("sharding", "batch_size", "told"),
     [
-        (ShardingConfig(data=3), 6, r"sharding.data=3: .* is 3, with 1 devices .* must be 1"),
-        (ShardingConfig(fsdp=2), 6, r"sharding.fsdp=2: .* is 2, with 1 devices"),
+        (ShardingConfig(data=3), 6, r"sharding.data=3: .* is 3, of 1 devices: it must be at most 1"),
+        (ShardingConfig(fsdp=2), 6, r"sharding.fsdp=2: .* is 2, of 1 devices"),
     ],
 )
 def test_a_mesh_of_more_devices_than_there_are_is_refused(sharding, batch_size, told):
