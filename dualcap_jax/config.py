@@ -137,10 +137,10 @@ def _name_kinds(values: dict[str, Any]) -> dict[str, Any]:
 
 def _name_remat(values: dict[str, Any]) -> dict[str, Any]:
     """Up to version 2, blocks were recomputed or not."""
-    model = _object("model", values.get("model"))
+    model = values.get("model")
     for part in ("encoder", "language"):
-        fields = _object(f"model.{part}", model.get(part))
-        if isinstance(fields.get("remat"), bool):
+        fields = model.get(part) if isinstance(model, dict) else None
+        if isinstance(fields, dict) and isinstance(fields.get("remat"), bool):  # what else there is, is judged later
             fields["remat"] = "blocks" if fields["remat"] else "none"
     return values
 
