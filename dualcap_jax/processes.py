@@ -152,7 +152,8 @@ def of_first(value: Any) -> Any:
 def in_turn(dealt: list[T]) -> list[T]:
     """Of what was dealt out to the processes in turn, what each made of its share, put together again."""
     shares = gathered(dealt)
-    return [share[place] for place in range(len(shares[0])) for share in shares if place < len(share)]
+    longest = max(map(len, shares))  # not always the first one's: some may have skipped what is broken
+    return [share[place] for place in range(longest) for share in shares if place < len(share)]
 
 
 @contextmanager
@@ -167,8 +168,8 @@ def first_alone() -> Iterator[bool]:
         yield is_first()
     except UserError as error:
         mistake = error
-    told = of_first([type(mistake).__name__, str(mistake), mistake.exit_code] if mistake else None)
+    told = of_first(str(mistake) if mistake else None)
     if mistake:
         raise mistake
-    if told:
-        raise UserError(f"process 0: {told[1]}")
+    if told is not None:
+        raise UserError(f"process 0: {told}")
