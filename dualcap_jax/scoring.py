@@ -88,7 +88,7 @@ def evaluate(
         wait: for another process that writes the same reports, instead of refusing.
 
     Returns:
-        The captions with all that was measured of them, and the path of the JSON file written.
+        The captions with all that was measured of them, in the first process, and the path of the JSON file written.
 
     Raises:
         DataError: there is no such split, or a fault in it; or the training split is needed and not there.
@@ -117,9 +117,9 @@ def evaluate(
         captions, losses, encoded = caption_split(captioner, source, decoding, progress)
         dataset = describe(source, config.data, split)
         made = Evaluation(name, split, dataset, captions, captioner.step, asdict(decoding), losses)
-        scored = score(made, source, config.data, settings)
-        path = directory / f"{name}.json"
+        scored, path = made, directory / f"{name}.json"
         if is_first():
+            scored = score(made, source, config.data, settings)
             path = report(directory, scored, source, explainer(captioner, source, encoded))
             draw_samples(source, scored.captions[: settings.samples], workdir / "samples.png")
         progress.unlink()

@@ -358,6 +358,9 @@ def refuse_several(config: ExperimentConfig) -> None:
         return
     message = f"trains in one process, not in {processes}; it uses all devices of that"
     require(config.training.objective == "cross_entropy", "training.objective", config.training.objective, message)
+    on_save_error = config.training.on_save_error
+    message = f"must be stop in {processes} processes: one that went on alone would leave the others waiting"
+    require(on_save_error == "stop", "training.on_save_error", on_save_error, message)
 
 
 def _index(data: DataConfig, source: Source) -> Index:

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
@@ -186,6 +187,8 @@ def test_a_command_is_accepted_by_its_own_parser(page, command, monkeypatch):
     monkeypatch.setattr(cli, "parse", stop_after(cli.parse))
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop_after(argparse.ArgumentParser.parse_args))
     monkeypatch.setattr(train, "load_captioner", lambda source: SimpleNamespace(config=ExperimentConfig()))
+    for module in (train, evaluate):
+        monkeypatch.setattr(module, "together", nullcontext)
     for module in (caption, evaluate):
         monkeypatch.setattr(module, "load_run", lambda workdir: ExperimentConfig())
 

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental.topologies import get_topology_desc
+from jax.stages import Compiled
 
 from dualcap_jax.errors import UserError
 from dualcap_jax.fitting.devices import target
@@ -108,24 +109,25 @@ def compile_step(step: Step) -> Usage:
             raise NoCompiler(INSTALL) from error
         raise
     seconds = time.monotonic() - start
-    memory = compiled.memory_analysis()
-    peak = (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-    )
     parts = step.kept if step.name == "training" else {"model": step.kept}
     return Usage(
         model=_bytes_of(parts["model"]),
         optimizer=_bytes_of(parts.get("optimizer", ())),
         batch=_bytes_of(step.given),
-        temporaries=memory.temp_size_in_bytes,
-        peak=peak,
+        temporaries=compiled.memory_analysis().temp_size_in_bytes,
+        peak=peak_of(compiled),
         flops=flops(traced.jaxpr),
         collectives=collectives(compiled.as_text()) if devices > 1 else {},
         seconds=seconds,
     )
+
+
+def peak_of(compiled: Compiled) -> int:
+    """Bytes of each device that a compiled function takes at once: arguments, temporaries, and results that take no
+    argument's place."""
+    memory: Any = compiled.memory_analysis()
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return int(kept + memory.temp_size_in_bytes)
 
 
 def _bytes_of(tree: Shapes) -> int:
