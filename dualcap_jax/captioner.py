@@ -8,18 +8,21 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, get_args
+from tempfile import TemporaryDirectory
+from typing import Any, get_args, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float32, Int, UInt8
 from safetensors.numpy import save_file
 
 from dualcap_jax import inference
 from dualcap_jax.config import ExperimentConfig, load_json, load_run, save_json
-from dualcap_jax.data.inputs import ImageInput, open_image, several
+from dualcap_jax.data.inputs import ImageInput, is_alone, open_image
 from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer
 from dualcap_jax.decoding import Decoded, DecodingConfig, Rules
 from dualcap_jax.errors import UserError, require
@@ -32,7 +35,8 @@ from dualcap_jax.models.mergers import Image
 from dualcap_jax.models.variables import Variables
 from dualcap_jax.pretrained.files import locate, read_tensors
 from dualcap_jax.pretrained.tables import PretrainedError, export, own_table, port
-from dualcap_jax.training.checkpoints import Which, restore_model
+from dualcap_jax.training.checkpoints import restore_model
+from dualcap_jax.training.config import Which
 from dualcap_jax.training.objectives.cross_entropy import losses_of
 from dualcap_jax.training.trained_on import load_own_tokenizer
 
@@ -134,6 +138,29 @@ class Captioner:
         save_json(self.config, directory / "config.json")
         write_text(directory / "README.md", self._model_card())
 
+    def push_to_hub(self, name: str, *, private: bool = False, token: str | None = None) -> str:
+        """Publish what `save_pretrained` writes on the Hugging Face hub, for `from_pretrained`.
+
+        Args:
+            name: of the model there, such as "user/captioner"; made where it is not there.
+            private: whether one that is made is private.
+            token: that may write there. None: the one that `hf auth login` keeps.
+
+        Returns:
+            The address of what was published.
+
+        Raises:
+            PretrainedError: the hub does not take it.
+        """
+        hub = HfApi(token=token)
+        with TemporaryDirectory() as directory:
+            self.save_pretrained(directory)
+            try:
+                hub.create_repo(name, private=private, exist_ok=True)
+                return str(hub.upload_folder(repo_id=name, folder_path=directory, commit_message=f"Step {self.step}"))
+            except (HfHubHTTPError, HFValidationError, OSError) as error:
+                raise PretrainedError(f"{name}: can't be published: {str(error).splitlines()[0]}") from error
+
     def _model_card(self) -> str:
         config = self.config
         encoder, language = config.model.encoder, config.model.language
@@ -150,23 +177,33 @@ joined by a {config.model.merger.kind} merger; trained for {self.step} steps on 
 ```python
 from dualcap_jax.captioner import Captioner
 
-print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
+print(Captioner.from_pretrained("THIS_DIRECTORY")("picture.jpg").text)
 ```
 """
 
+    @overload
+    def __call__(self, images: ImageInput, *, explain: bool = False, **decoding: Any) -> Caption: ...
+
+    @overload
     def __call__(
-        self,
-        images: Iterable[ImageInput] | ImageInput,
-        *,
-        explain: bool = False,
-        **decoding: Any,
-    ) -> list[Caption]:
-        """Caption images.
+        self, images: Iterator[ImageInput], *, explain: bool = False, **decoding: Any
+    ) -> Iterator[Caption]: ...
+
+    @overload
+    def __call__(self, images: Iterable[ImageInput], *, explain: bool = False, **decoding: Any) -> list[Caption]: ...
+
+    def __call__(
+        self, images: Any, *, explain: bool = False, **decoding: Any
+    ) -> Caption | Iterator[Caption] | list[Caption]:
+        """Caption images. Several threads may do so at the same time.
 
         Args:
-            images: of any size; one alone is taken as a list of one.
+            images: of any size.
             explain: give each caption's `words`, with what the image added to each.
             decoding: fields of `DecodingConfig` to change, such as num_beams=1 or num_return_sequences=3.
+
+        Returns:
+            The caption of one image; a list, of several; of an iterator another one, which takes a batch at a time.
 
         Raises:
             ConfigError: for a setting of the search that there is not, or an impossible one.
@@ -174,7 +211,10 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         """
         check_names(DecodingConfig, decoding)
         settings = replace(self.config.decoding, **decoding)
-        return list(self.caption_prepared(map(self.prepare, several(images)), settings, explain))
+        if is_alone(images):
+            return next(self.caption_prepared([self.prepare(images)], settings, explain))
+        captions = self.caption_prepared(map(self.prepare, images), settings, explain)
+        return captions if isinstance(images, Iterator) else list(captions)
 
     def prepare(self, image: ImageInput) -> UInt8[np.ndarray, "size size 3"]:
         """What the network sees of an image: its middle, resized.
@@ -291,7 +331,8 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
 
         Args:
             images: uint8 [size, size, 3], as `prepare` makes them.
-            decoding: settings of the search; the last batch is filled up, so that one compilation serves all.
+            decoding: settings of the search. Batches are filled up, so that one compilation serves all; one image alone
+                is a batch of one, which another serves.
             explain: as for `__call__`.
 
         Raises:
@@ -300,7 +341,8 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")(["picture.jpg"])[0].text)
         search = self.searcher(decoding, explain)
         pending, first = iter(images), 0
         while chunk := list(islice(pending, decoding.batch_size)):
-            filled = chunk + [chunk[-1]] * (decoding.batch_size - len(chunk))
+            size = 1 if first == 0 and len(chunk) == 1 else decoding.batch_size
+            filled = chunk + [chunk[-1]] * (size - len(chunk))
             yield from search(self.encode(np.stack(filled)), first)[: len(chunk)]
             first += len(chunk)
 

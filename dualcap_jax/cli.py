@@ -13,15 +13,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, Field, fields, is_dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
-import jax
 import tyro
 
 from dualcap_jax import interrupts
 from dualcap_jax.errors import ConfigError, Stopped, UserError
 
 T = TypeVar("T")
+
+COMPILATIONS = (
+    "What was compiled is kept for the next start, in the folder dualcap_jax of the user's cache; with "
+    "--no-compilation-cache nothing is."
+)
+KEPT_SIZE = 4 * 2**30
+"""Bytes of what was compiled that are kept; what was not used for longest goes first."""
 
 _POSITIONAL = tyro.conf.Positional[str].__metadata__[0]  # type: ignore[attr-defined]
 
@@ -48,12 +55,18 @@ def parse(kind: type[T], args: Sequence[str], command: str, description: str, de
             kind,
             args=args,
             default=default,
-            prog=f"python -m dualcap_jax.{command}",
-            description=description,
+            prog=program(command),
+            description=f"{description} {COMPILATIONS}",
             config=(tyro.conf.FlagConversionOff,),
         )
     except ValueError as error:  # of fields without a prefix, which tyro lets through
         raise ConfigError(str(error)) from None
+
+
+def program(command: str) -> str:
+    """How a command was called, for its help."""
+    called = sys.argv[0]
+    return called if called.startswith("dualcap ") else f"python -m dualcap_jax.{command}"
 
 
 def first(kind: type, args: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -181,7 +194,7 @@ def naming_memory(*mends: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    except (MemoryError, RuntimeError) as error:  # JAX's own is a RuntimeError
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         cause = next(iter(str(error).removeprefix("RESOURCE_EXHAUSTED: ").splitlines()), "")
@@ -203,6 +216,42 @@ def keep_freed_memory() -> None:
         trim_threshold, mmap_max = -1, -4  # of malloc.h
         libc.mallopt(trim_threshold, 2**31 - 1)
         libc.mallopt(mmap_max, 0)
+
+
+def keep_compilations(args: list[str]) -> list[str]:
+    """Let JAX keep what it compiles for the next process, where the user has not said otherwise.
+
+    Args:
+        args: the command line.
+
+    Returns:
+        It without `--no-compilation-cache`.
+    """
+    import jax
+
+    others = [arg for arg in args if arg != "--no-compilation-cache"]
+    if len(others) < len(args):
+        jax.config.update("jax_enable_compilation_cache", False)
+    elif getattr(jax.config, "jax_compilation_cache_dir", None) is None:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dualcap_jax"
+        with suppress(OSError):  # such as a home that is read-only
+            folder.mkdir(parents=True, exist_ok=True)
+            jax.config.update("jax_compilation_cache_dir", str(folder))
+            jax.config.update("jax_compilation_cache_max_size", KEPT_SIZE)
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    return others
+
+
+@contextmanager
+def telling_when_slow(what: str, seconds: float = 2.0) -> Iterator[None]:
+    """Say on standard error what is being waited for, once it has taken so long."""
+    timer = threading.Timer(seconds, lambda: _tell(what))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def run(main: Callable[[Sequence[str]], int]) -> None:
@@ -235,7 +284,7 @@ def _only_ours() -> Iterator[None]:
 def _exit_code(main: Callable[[Sequence[str]], int]) -> int:
     """Run a command, tell how it failed."""
     try:
-        code = main(sys.argv[1:])
+        code = main(keep_compilations(sys.argv[1:]))
         sys.stdout.flush()
         return code
     except Stopped as stop:

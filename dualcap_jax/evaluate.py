@@ -10,22 +10,16 @@ from typing import Annotated, Literal
 import tyro
 
 from dualcap_jax import cli
-from dualcap_jax.captioner import Captioner
 from dualcap_jax.config import ExperimentConfig, load_run
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.reading import ReadingConfig, part
 from dualcap_jax.data.records import DataError, Source
-from dualcap_jax.data.sources import fitting, open_source, refuse_shared_images
-from dualcap_jax.data.sources.entries import coco_number
 from dualcap_jax.decoding.config import DecodingConfig
 from dualcap_jax.errors import ConfigError
 from dualcap_jax.evaluation.config import EvaluationConfig
-from dualcap_jax.evaluation.metrics.score import check_metrics
-from dualcap_jax.evaluation.reports.text import scores_table
 from dualcap_jax.evaluation.reports.values import Evaluation
 from dualcap_jax.processes import DistributedConfig, distributed, together
-from dualcap_jax.scoring import describe, evaluate, read_captions, report, root_name, score
-from dualcap_jax.training.checkpoints import Which
+from dualcap_jax.training.config import Which
 
 EMPTY = re.compile(r"^\s*$")
 TOKEN = re.compile(r"<\|\w+\|>|</?s>|<(?:pad|bos|eos|unk)>|\[(?:PAD|CLS|SEP|EOS|UNK)\]")
@@ -65,6 +59,8 @@ def refuse_trained_on(trained_on: DataConfig, data: DataConfig, split: str) -> N
     Raises:
         DataError: one of the split was trained on.
     """
+    from dualcap_jax.data.sources import open_source, refuse_shared_images
+
     if split == "train" or not Path(trained_on.root).is_dir():
         return
     try:
@@ -78,6 +74,8 @@ def refuse_trained_on(trained_on: DataConfig, data: DataConfig, split: str) -> N
 
 def is_of_coco(source: Source) -> bool:
     """Whether the images have COCO's names and ids, which are those of its files."""
+    from dualcap_jax.data.sources.entries import coco_number
+
     records = map(source.__getitem__, range(len(source)))
     return all(coco_number(each.filename) == each.image_id for each in records)
 
@@ -102,6 +100,10 @@ def score_file(arguments: Arguments) -> None:
         ConfigError: nothing tells which images they are of.
         DataError: a fault in the file or in the data.
     """
+    from dualcap_jax.data.sources import fitting, open_source
+    from dualcap_jax.evaluation.metrics.score import check_metrics
+    from dualcap_jax.scoring import describe, read_captions, report, root_name, score
+
     if arguments.workdir:
         run = load_run(arguments.workdir)
         usual, data = run.data.root, data_of(run, arguments)
@@ -131,6 +133,8 @@ def file_report_name(file: Path, split: str) -> str:
 
 def show(evaluation: Evaluation, path: Path) -> None:
     """Print the scores, and where they were written."""
+    from dualcap_jax.evaluation.reports.text import scores_table
+
     print(scores_table(evaluation))
     print(f"written: {path}, {path.with_suffix('.md')}, {path.with_suffix('.html')}")
 
@@ -159,6 +163,9 @@ def _main(args: Sequence[str]) -> int:
     data = data_of(config, arguments)
     if arguments.root:
         refuse_trained_on(config.data, data, arguments.split)
+    from dualcap_jax.captioner import Captioner
+    from dualcap_jax.scoring import evaluate
+
     captioner = Captioner.load(arguments.workdir, arguments.checkpoint)
     captioner.config = replace(config, data=data)
     for decoding in searches:

@@ -7,6 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+LOCK = ".lock"
+"""Name, or its beginning, of a file in a directory that is held by what writes there."""
+
+
+def is_empty(path: Path) -> bool:
+    """Whether a path is a directory that holds nothing, but perhaps a lock that nobody holds any longer."""
+    return path.is_dir() and all(each.name.startswith(LOCK) for each in path.iterdir())
+
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:

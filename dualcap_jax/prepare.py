@@ -9,13 +9,7 @@ import tyro
 
 from dualcap_jax import cli
 from dualcap_jax.config import ExperimentConfig, load_experiment
-from dualcap_jax.data.sources import open_source
-from dualcap_jax.encoding import encode_once
 from dualcap_jax.errors import require
-from dualcap_jax.models import variables
-from dualcap_jax.pretrained.load import load_pretrained
-from dualcap_jax.resolving import as_published, as_resolved, load_captioner
-from dualcap_jax.training.run import LOCK, owned
 
 
 @dataclass(frozen=True)
@@ -41,6 +35,14 @@ def main(args: Sequence[str]) -> int:
     description = "Compute once what training with a frozen encoder would compute anew at each epoch."
     default = Arguments("features", others[1], named["config"], experiment=base) if len(others) == 2 else None
     arguments = cli.parse(Arguments, args, "prepare", description, default)
+    from dualcap_jax.data.sources import open_source
+    from dualcap_jax.encoding import encode_once
+    from dualcap_jax.files import LOCK
+    from dualcap_jax.models import variables
+    from dualcap_jax.pretrained.load import load_pretrained
+    from dualcap_jax.resolving import as_published, as_resolved, load_captioner
+    from dualcap_jax.training.run import owned
+
     config, out = arguments.experiment, Path(arguments.out)
     is_read = "train" not in arguments.splits or not config.data.augments or config.data.views > 0
     message = "must be at least 1 to keep features of training images that are cropped or mirrored at random"

@@ -42,7 +42,7 @@ from dualcap_jax.evaluation.reports.values import Evaluation, ExplainedWord, Sco
 from dualcap_jax.files import naming, write_text
 from dualcap_jax.models.mergers import Image
 from dualcap_jax.processes import first_alone, in_turn, is_first
-from dualcap_jax.training.checkpoints import Which
+from dualcap_jax.training.config import Which
 from dualcap_jax.training.logs import ROW, BrokenLog, read_rows
 from dualcap_jax.training.objectives.cross_entropy import mean_losses
 from dualcap_jax.training.run import owned

@@ -11,6 +11,8 @@ def is_command() -> bool:
     name, scripts = "".join(sys.argv[:1]), os.path.join(os.path.dirname(__file__), "..", "scripts")
     if name == "-m":
         return any("dualcap_jax." in each for each in sys.orig_argv)
+    if os.path.basename(name) in ("dualcap", "dualcap.exe"):
+        return True
     return os.path.dirname(os.path.realpath(name)) == os.path.realpath(scripts)
 
 

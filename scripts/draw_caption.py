@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
         image = decode_image(args.image.read_bytes(), part(ImagesConfig, args), str(args.image))
     except ImageError as error:
         raise ImageError(f"{args.image}: {error}") from None
-    caption = Captioner.load(args.workdir)([image], explain=True)[0]
+    caption = Captioner.load(args.workdir)(image, explain=True)
     with replacing(args.out) as partial:
         draw(image, caption).savefig(partial, format="png", bbox_inches="tight", pad_inches=0.15)
     print(f"written: {args.out}: {caption.text}")

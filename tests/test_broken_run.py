@@ -165,9 +165,9 @@ def test_an_evaluation_on_a_full_disk_names_the_file_and_leaves_the_reports_that
 FULL = """
 import resource, sys
 import jax.numpy as jnp
-from dualcap_jax import cli, train
+from dualcap_jax import cli, train, trainer
 
-loop, metrics = train.train, {"loss": jnp.float32(1), "finite": jnp.bool_(True), "overflow": jnp.bool_(False)}
+loop, metrics = trainer.train, {"loss": jnp.float32(1), "finite": jnp.bool_(True), "overflow": jnp.bool_(False)}
 
 def step(state, batch):
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
@@ -176,7 +176,7 @@ def step(state, batch):
 def on_a_full_disk(state, _, evaluate, batches, run):
     return loop(state, step, lambda model: None, batches, run)
 
-train.train = on_a_full_disk
+trainer.train = on_a_full_disk
 cli.run(train.main)
 """
 

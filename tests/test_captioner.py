@@ -2,6 +2,8 @@
 
 import io
 import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -10,8 +12,10 @@ import pytest
 from PIL import Image
 
 from dualcap_jax import Captioner
+from dualcap_jax import captioner as captioner_module
 from dualcap_jax.data.images import ImageError
 from dualcap_jax.errors import ConfigError, UserError
+from dualcap_jax.pretrained.tables import PretrainedError
 
 from .training.tiny import untrained_captioner
 
@@ -30,8 +34,11 @@ def path(tmp_path_factory) -> Path:
     return path
 
 
+SHORT = {"max_length": 6, "num_beams": 1}
+
+
 def caption(captioner: Captioner, images) -> list[str]:
-    return [each.text for each in captioner(images, max_length=6, num_beams=1)]
+    return [each.text for each in captioner(images, **SHORT)]
 
 
 @pytest.mark.parametrize(
@@ -47,24 +54,74 @@ def caption(captioner: Captioner, images) -> list[str]:
         lambda path: np.dstack([IMAGE, np.full((40, 50), 255, np.uint8)]),
     ],
 )
-def test_one_image_alone_is_a_list_of_one(captioner, path, give):
+def test_one_image_alone_is_given_one_caption(captioner, path, give):
     expected = captioner.prepare(IMAGE)
     image = give(path)
     np.testing.assert_array_equal(captioner.prepare(image), expected)
-    assert caption(captioner, image) == caption(captioner, [image]) == caption(captioner, [IMAGE])
+    assert [captioner(image, **SHORT).text] == caption(captioner, [image]) == caption(captioner, [IMAGE])
 
 
 def test_one_grey_array_is_one_image(captioner):
     grey = IMAGE[..., 0]
     for image in (grey, grey[..., None]):
         np.testing.assert_array_equal(captioner.prepare(image), captioner.prepare(np.dstack([grey] * 3)))
-        assert len(caption(captioner, image)) == 1
+        assert [captioner(image, **SHORT).text] == caption(captioner, [image])
 
 
 def test_several_images_are_any_iterable(captioner, path):
     for images in ([IMAGE] * 2, (path, path), np.stack([IMAGE, IMAGE]), np.array([str(path)] * 2), iter([path, IMAGE])):
         assert len(caption(captioner, images)) == 2
     assert caption(captioner, []) == []
+
+
+def test_an_iterator_is_taken_a_batch_at_a_time(captioner):
+    taken = []
+
+    def images():
+        for number in range(9):
+            taken.append(number)
+            yield IMAGE
+
+    captions = captioner(images(), **SHORT, batch_size=4)
+    assert taken == []
+    first = next(captions)
+    assert taken == [0, 1, 2, 3]
+    assert [first, *captions] == captioner([IMAGE] * 9, **SHORT, batch_size=4)
+
+
+def test_threads_caption_at_the_same_time_what_one_does_alone(captioner):
+    rng = np.random.default_rng(1)
+    images = [rng.integers(0, 256, (40, 40 + number, 3), np.uint8) for number in range(16)]
+    settings = {"num_beams": 3, "max_length": 12, "prompt": "two", "explain": True}
+    alone = [captioner(image, **settings) for image in images]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda image: captioner(image, **settings), images)) == alone
+
+
+def test_a_captioner_is_published_as_it_is_saved(captioner, tmp_path, monkeypatch):
+    """The hub itself is not there in tests: what it would be sent is kept."""
+    sent = {}
+
+    class Hub:
+        def __init__(self, token):
+            sent["token"] = token
+
+        def create_repo(self, name, private, exist_ok):
+            sent.update(name=name, private=private)
+
+        def upload_folder(self, repo_id, folder_path, commit_message):
+            shutil.copytree(folder_path, tmp_path / "hub")
+            return f"https://huggingface.co/{repo_id}"
+
+    monkeypatch.setattr(captioner_module, "HfApi", Hub)
+    assert captioner.push_to_hub("me/captions", private=True, token="t") == "https://huggingface.co/me/captions"
+    assert sent == {"token": "t", "name": "me/captions", "private": True}
+    assert Captioner.from_pretrained(tmp_path / "hub")(IMAGE, **SHORT) == captioner(IMAGE, **SHORT)
+
+
+def test_a_hub_that_cannot_be_reached_is_told(captioner):
+    with pytest.raises(PretrainedError, match="not a name: can't be published: "):
+        captioner.push_to_hub("not a name")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Annotated
 import pytest
 import tyro
 
-from dualcap_jax import caption, cli, evaluate, train
+from dualcap_jax import caption, cli, evaluate, train, trainer
 from dualcap_jax.cli import run as run_main
 from dualcap_jax.config import ExperimentConfig, load_experiment, load_json, save_json
 from dualcap_jax.data.config import DataConfig, ScenesConfig
@@ -160,7 +160,7 @@ def test_a_run_on_images_does_not_go_on_with_drawn_scenes(trained_on, asked_for,
 
 def test_memory_that_does_not_suffice_names_what_may_still_change(tmp_path, capsys):
     config = ExperimentConfig()
-    *remat, anew = train.less_memory(config)
+    *remat, anew = trainer.less_memory(config)
     assert remat == [f"set --model.{part}.remat blocks (now none)" for part in ("encoder", "language")]
     for part in ("--training.batch-size (now 64)", "--data.image-size (now 64)", "--training.accumulate (now 1)"):
         assert part in anew
@@ -168,7 +168,7 @@ def test_memory_that_does_not_suffice_names_what_may_still_change(tmp_path, caps
     options = ["--model.encoder.remat", "blocks", "--model.language.remat", "blocks"]
     changed, _, resumed = train.parse(["--workdir", str(tmp_path), *options])
     assert resumed
-    assert len(train.less_memory(changed)) == 1
+    assert len(trainer.less_memory(changed)) == 1
     with pytest.raises(cli.OutOfMemory, match="out of memory: one; or two"), cli.naming_memory("one", "two"):
         raise MemoryError
 

@@ -206,7 +206,7 @@ def test_a_captioner_gives_the_same_caption_whatever_the_batch(finished):
     together = captioner(arrays)  # batches of 4: the last one is ragged
     captioner(arrays[:3])
     assert inference.search._cache_size() == 1
-    alone = [captioner([array])[0] for array in arrays]
+    alone = [captioner(array) for array in arrays]
     assert [c.text for c in together] == [c.text for c in alone]
     np.testing.assert_allclose([c.score for c in together], [c.score for c in alone], rtol=1e-4)
     as_image = captioner([Image.fromarray(array) for array in arrays])

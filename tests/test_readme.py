@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dualcap_jax import ExperimentConfig, caption, cli, evaluate, load_experiment, train
+from dualcap_jax import ExperimentConfig, caption, cli, evaluate, load_experiment, resolving, train
 
 from .commands import ROOT, TINY, environment
 
@@ -186,7 +186,7 @@ def test_a_command_is_accepted_by_its_own_parser(page, command, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "scripts")
     monkeypatch.setattr(cli, "parse", stop_after(cli.parse))
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop_after(argparse.ArgumentParser.parse_args))
-    monkeypatch.setattr(train, "load_captioner", lambda source: SimpleNamespace(config=ExperimentConfig()))
+    monkeypatch.setattr(resolving, "load_captioner", lambda source: SimpleNamespace(config=ExperimentConfig()))
     for module in (train, evaluate):
         monkeypatch.setattr(module, "together", nullcontext)
     for module in (caption, evaluate):

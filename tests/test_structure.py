@@ -16,10 +16,12 @@ LEVELS = [
     {"training"},
     {"config", "encoding", "explain"},
     {"captioner"},
+    {"bulk"},
     {"scoring", "resolving"},
     {"validation"},
-    {"fitting"},
-    {"fit", "train", "evaluate", "caption", "prepare", "train_language"},
+    {"fitting", "trainer"},
+    {"fit", "train", "evaluate", "caption", "prepare", "train_language", "info"},
+    {"__main__"},
 ]
 """Rooms, from the bottom; one may import those below it, and itself."""
 

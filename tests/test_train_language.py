@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from dualcap_jax import interrupts, train, train_language
+from dualcap_jax import interrupts, train, train_language, trainer
 from dualcap_jax.data.text import load_tokenizer, train_tokenizer
 from dualcap_jax.errors import Stopped, UserError
 from dualcap_jax.models import variables
@@ -105,7 +105,9 @@ def test_transformers_computes_the_same(trained):
 
 def test_the_train_command_reads_it_with_its_tokenizer(trained, tmp_path, monkeypatch):
     begun = []
-    monkeypatch.setattr(train, "_train", lambda config, *others: begun.append((config, *others)) or 0)  # costs a minute
+    monkeypatch.setattr(
+        trainer, "_train", lambda config, *others: begun.append((config, *others)) or 0
+    )  # costs a minute
     lengths = ["--data.max-length", "12", "--decoding.max-length", "12"]
     args = ["--workdir", str(tmp_path / "run"), *TINY, "--model.language.pretrained", str(trained.out), *lengths]
     assert train.main(args) == 0

@@ -26,7 +26,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from dualcap_jax import cli, train
+from dualcap_jax import cli, train, trainer
 from dualcap_jax.training import checkpoints
 from dualcap_jax.training.checkpoints import steps_in
 
@@ -57,7 +57,7 @@ def train_here(arguments: list[str], told: Path, before: Callable[..., None] | N
     os.dup2(file, 1)
     os.dup2(file, 2)
     sys.argv = ["train", *arguments]
-    train.curves_figure = lambda *_: sys.exit(0)
+    trainer.curves_figure = lambda *_: sys.exit(0)
     if before:
         before(*given)
     cli.run(train.main)
@@ -178,7 +178,7 @@ def test_a_training_killed_at_twenty_moments_ends_as_one_that_was_not(trainings,
 
 def at(faults: dict[int, Callable[[], Any]]) -> None:
     """In the process that trains: let something happen inside the steps of these numbers."""
-    loop = train.train
+    loop = trainer.train
 
     def training(state, step, evaluate, batches, run):
         numbers = itertools.count(run.checkpoints.latest_step or 0)
@@ -191,7 +191,7 @@ def at(faults: dict[int, Callable[[], Any]]) -> None:
 
         return loop(state, stepping, evaluate, batches, run)
 
-    train.train = training
+    trainer.train = training
 
 
 def end() -> None:
@@ -202,13 +202,13 @@ def end_inside(where: str) -> None:
     if where == "step":
         at({5: end})
     elif where == "validation":
-        validation = train.make_evaluate
+        validation = trainer.make_evaluate
 
         def ending(*settings):
             evaluate = validation(*settings)
             return lambda variables: (end(), evaluate(variables))[1]
 
-        train.make_evaluate = ending
+        trainer.make_evaluate = ending
     else:
         save = checkpoints.Checkpoints.save
 
@@ -321,7 +321,7 @@ def test_a_training_whose_disk_is_full_loses_nothing(settings, trainings, whole,
 
 
 def poison(step: int) -> None:
-    loop = train.train
+    loop = trainer.train
 
     def training(state, stepping, evaluate, batches, run):
         numbers = itertools.count(1)
@@ -333,7 +333,7 @@ def poison(step: int) -> None:
 
         return loop(state, poisoned, evaluate, batches, run)
 
-    train.train = training
+    trainer.train = training
 
 
 @pytest.mark.slow

@@ -20,11 +20,11 @@ ImageInput = str | os.PathLike | Buffer | Image.Image | np.ndarray
 """A path, an encoded image (JPEG, PNG, WebP, ...), a PIL image or an array uint8 [height, width, 3]."""
 
 
-def several(images: Any) -> Iterable[Any]:
-    """Images; one that is given alone is a list of one."""
+def is_alone(images: Any) -> bool:
+    """Whether what was handed over is one image, or what should be one, and not several."""
     is_array = getattr(images, "ndim", None) in (2, 3)
     alone = is_array or isinstance(images, str | os.PathLike | Buffer | Image.Image | io.IOBase | dict)
-    return [images] if alone or not isinstance(images, Iterable) else images
+    return alone or not isinstance(images, Iterable)
 
 
 def open_image(image: Any, transform: ImageTransform) -> Image.Image:

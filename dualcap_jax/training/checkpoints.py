@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import grain
 import grain.checkpoint
@@ -22,8 +22,7 @@ import orbax.checkpoint as ocp
 from dualcap_jax.data.pipeline import dealt_anew
 from dualcap_jax.errors import DataWarning, UserError
 from dualcap_jax.processes import first_alone, is_first
-
-Which = Literal["best", "latest"]
+from dualcap_jax.training.config import Which
 
 ATTEMPTS = 20
 """Times that a checkpoint is read anew where another takes its place meanwhile."""

@@ -7,6 +7,9 @@ from dualcap_jax.errors import require
 from dualcap_jax.fields import check_types
 from dualcap_jax.models.config import Part
 
+Which = Literal["best", "latest"]
+"""A checkpoint of a run: the best by validation, or the latest."""
+
 
 @dataclass(frozen=True)
 class TrainingConfig:

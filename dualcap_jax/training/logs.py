@@ -13,9 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from dualcap_jax import interrupts
@@ -78,10 +75,12 @@ class MetricsLog:
         """Steps with a row of validation."""
         if is_first():
             write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
-            folder.mkdir(exist_ok=True)
         self._file = (self._path if is_first() else Path(os.devnull)).open("ab", BUFFER)
-        self._board = EventsWriter(str(folder / "events")) if is_first() else None
-        self._show(step + 1, session_log=SessionLog(status=SessionLog.START))  # hides what was shown from there on
+        self._board = None
+        if is_first():
+            from dualcap_jax.training.board import Board
+
+            self._board = Board(folder, step + 1)
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """One row. A value that is not finite is written as null, which JSON can hold.
@@ -93,14 +92,10 @@ class MetricsLog:
         with naming(self._path):
             self._file.write(json.dumps({"step": step, "split": split, **finite}).encode() + b"\n")
             self._file.flush()
-            for name, value in values.items():
-                self._show(step, summary=scalar(f"{split}/{name}", value))
             if self._board:
+                for name, value in values.items():
+                    self._board.show(step, f"{split}/{name}", value)
                 self._board.flush()
-
-    def _show(self, step: int, **content: Any) -> None:
-        if self._board:
-            self._board.write_event(Event(wall_time=time.time(), step=step, **content))
 
     def close(self) -> None:
         """Flush and close both."""

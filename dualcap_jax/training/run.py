@@ -19,9 +19,6 @@ from dualcap_jax.training.checkpoints import Checkpoints
 from dualcap_jax.training.config import TrainingConfig
 from dualcap_jax.training.logs import METRICS, ROW, MetricsLog, Progress, read_rows
 
-LOCK = ".lock"
-"""In a run directory: held by what trains there."""
-
 
 class Owned(UserError):
     """Another process writes there."""
