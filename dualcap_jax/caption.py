@@ -2,11 +2,12 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -39,6 +40,9 @@ class Arguments:
     """Text before each caption in these files."""
     overwrite: bool = False
     """Caption anew what the file of --out, or the files of --sidecar, hold already."""
+    ray: str = ""
+    """Ray cluster that captions into --out or --sidecar: HOST:PORT of its head, or local. Run directory and images lie
+    under the same paths on all its machines, and this package is installed there."""
     shard: str = ""
     """Share of the images to caption, such as 3/16: the third of 16. The name of --out then says which."""
     column: str = ""
@@ -76,7 +80,7 @@ def main(args: Sequence[str]) -> int:
     arguments = cli.parse(Arguments, args, "caption", description, default)
     if not arguments.images:
         raise ConfigError("no image given: name image files, or folders of them, after the run directory")
-    from dualcap_jax.bulk.captioning import caption_beside, caption_into, printable
+    from dualcap_jax.bulk.captioning import printable, rows_here
     from dualcap_jax.bulk.inputs import find
     from dualcap_jax.bulk.printing import Maps, print_captions
     from dualcap_jax.captioner import Captioner
@@ -96,30 +100,51 @@ def main(args: Sequence[str]) -> int:
     found = islice(find(arguments.images, arguments.column, fail, note), start, None, step)
     items = list(found) if writes else []
     captioner = Captioner.load(arguments.workdir, arguments.checkpoint)
-    data, decoding = asdict(arguments.data), arguments.decoding
-    captioner.config = replace(captioner.config, data=replace(captioner.config.data, **data))
-    caption = partial(captioner.caption_prepared, decoding=decoding, explain=arguments.explain)
-    with cli.naming_memory(decoding.less_memory):
-        if arguments.sidecar:
-            prefix, overwrite = arguments.prefix, arguments.overwrite
-            caption_beside(arguments.sidecar, captioner, caption, items, failed, prefix, overwrite)
-        elif arguments.out:
-            out = Path(arguments.out)
-            if arguments.shard:
-                out = out.with_name(f"{out.stem}-{start + 1:05}-of-{step:05}{out.suffix}")
-            settings = {name: value for name, value in asdict(decoding).items() if name != "batch_size"}
-            about = {
-                "run": str(Path(arguments.workdir).resolve()),
-                "step": captioner.step,
-                "explain": arguments.explain,
-            }
-            caption_into(out, captioner, caption, items, failed, about | data | settings, arguments.overwrite)
+    data = replace(captioner.config.data, **asdict(arguments.data))
+    captioner.config = replace(captioner.config, data=data)
+    decoding, explain = arguments.decoding, arguments.explain
+    with cli.naming_memory(decoding.less_memory), ExitStack() as stack:
+        if writes:
+            rows: Any = rows_here(captioner, decoding, explain)
+            if arguments.ray:
+                from dualcap_jax.bulk.cluster import connected, rows_there
+
+                ray = stack.enter_context(connected(arguments.ray))
+                rows = rows_there(
+                    ray, decoding.batch_size, arguments.workdir, arguments.checkpoint, data, decoding, explain
+                )
+            write_files(arguments, captioner.step, rows, items, failed)
         else:
+            captions = partial(captioner.caption_prepared, decoding=decoding, explain=explain)
             maps = None
             if arguments.map:
                 maps = Maps(captioner, arguments.map, arguments.map_dir, arguments.map_by)
-            print_captions(captioner, caption, found, fail, arguments.format, maps)
+            print_captions(captioner, captions, found, fail, arguments.format, maps)
     return 1 if failed else 0
+
+
+def write_files(arguments: Arguments, step: int, rows: Any, items: Sequence[Any], failed: dict[str, str]) -> None:
+    """Write captions into the file, or the files, that were asked for.
+
+    Args:
+        arguments: the command line.
+        step: of the checkpoint.
+        rows: captions images; a `Rows`.
+        items: the images.
+        failed: what could not be found; to it comes what can't be read.
+    """
+    from dualcap_jax.bulk.captioning import caption_beside, caption_into
+
+    if arguments.sidecar:
+        caption_beside(arguments.sidecar, rows, items, failed, arguments.prefix, arguments.overwrite)
+        return
+    out = Path(arguments.out)
+    if arguments.shard:
+        start, count = share_of(arguments.shard)
+        out = out.with_name(f"{out.stem}-{start + 1:05}-of-{count:05}{out.suffix}")
+    decoding = {name: value for name, value in asdict(arguments.decoding).items() if name != "batch_size"}
+    run = {"run": str(Path(arguments.workdir).resolve()), "step": step, "explain": arguments.explain}
+    caption_into(out, rows, items, failed, run | asdict(arguments.data) | decoding, arguments.overwrite)
 
 
 def share_of(shard: str) -> tuple[int, int]:
@@ -149,6 +174,8 @@ def refuse_together(arguments: Arguments) -> None:
         raise ConfigError(f"--sidecar {sidecar}: is an ending of images, which would be overwritten; give .txt")
     if arguments.prefix and not sidecar:
         raise ConfigError("--prefix: is written into the files of --sidecar, which is not given")
+    if arguments.ray and not (out or sidecar):
+        raise ConfigError("--ray: captions into files; give --out FILE or --sidecar .txt")
     if arguments.map and (out or sidecar):
         raise ConfigError("--map: is drawn where captions are printed; leave out --out and --sidecar")
     if out:

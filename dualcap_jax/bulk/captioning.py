@@ -17,6 +17,7 @@ from dualcap_jax.bulk.journal import Journal
 from dualcap_jax.bulk.outputs import Row, format_of, image_id, read, write
 from dualcap_jax.captioner import Caption, Captioner
 from dualcap_jax.data.reading import map_ahead
+from dualcap_jax.decoding import DecodingConfig
 from dualcap_jax.errors import ConfigError
 from dualcap_jax.files import require_writable, write_text
 from dualcap_jax.training.run import owned
@@ -76,33 +77,38 @@ def as_json(caption: Caption) -> dict[str, Any]:
     return values | ({"words": words} if words else {})
 
 
-Captions = Callable[[Iterable[np.ndarray]], Iterator[Caption]]
-"""Captions images of the network's size, as they come."""
+Rows = Callable[[Sequence[Item], Told], Iterator[Row]]
+"""Captions images, in any order; tells of those that can't be read."""
 
 
-def captioned(
-    captioner: Captioner, caption: Captions, items: Sequence[Item], known: int, fail: Told
-) -> Iterator[tuple[Item, Caption]]:
-    """Caption images under a progress bar.
+def rows_here(captioner: Captioner, decoding: DecodingConfig, explain: bool) -> Rows:
+    """What captions images by the devices of this process, in order."""
+
+    def rows(items: Sequence[Item], fail: Told) -> Iterator[Row]:
+        reader = Reader(items, captioner, fail)
+        for caption in announced(captioner.caption_prepared(reader, decoding, explain)):
+            yield row_of(reader.read.popleft(), caption)
+
+    return rows
+
+
+def shown(rows: Iterator[Row], known: int, count: int) -> Iterator[Row]:
+    """The same, under a progress bar.
 
     Args:
-        captioner: whose transform they go through.
-        caption: captions them.
-        items: the images.
+        rows: of images.
         known: how many others were captioned before.
-        fail: takes the name of one that can't be read, and the reason.
+        count: how many there may be now.
     """
-    reader = Reader(items, captioner, fail)
-    with tqdm(total=known + len(items), initial=known, unit=" images", disable=None, smoothing=0.1) as bar:
-        for found in announced(caption(reader)):
-            yield reader.read.popleft(), found
+    with tqdm(total=known + count, initial=known, unit=" images", disable=None, smoothing=0.1) as bar:
+        for row in rows:
+            yield row
             bar.update()
 
 
 def caption_into(
     out: Path,
-    captioner: Captioner,
-    caption: Captions,
+    rows: Rows,
     items: Sequence[Item],
     failed: dict[str, str],
     about: Mapping[str, Any],
@@ -115,8 +121,7 @@ def caption_into(
 
     Args:
         out: the file; its ending tells the format.
-        captioner: whose transform the images go through.
-        caption: captions them.
+        rows: captions images.
         items: the images, each once.
         failed: what could not be found, with its reason; to it comes what can't be read.
         about: what captions hang on, to be the same when a captioning goes on.
@@ -142,12 +147,10 @@ def caption_into(
                 journal.add(row for row in read(out) if row["image"] not in journal)
             missing = [item for item in items if str(item) not in journal]
             known = len(items) - len(missing)
-            for item, found in captioned(captioner, caption, missing, known, failed.__setitem__):
-                journal.add([row_of(item, found)])
+            journal.add(shown(rows(missing, failed.__setitem__), known, len(missing)))
             if missing or not out.exists():
                 asked = dict.fromkeys(name for name in map(str, items) if name in journal)
-                rows = (journal[name] for name in (*asked, *(name for name in journal if name not in asked)))
-                write(out, rows)
+                write(out, (journal[name] for name in (*asked, *(name for name in journal if name not in asked))))
             done = len(journal)
         part.unlink()
     if failed:
@@ -161,8 +164,7 @@ def caption_into(
 
 def caption_beside(
     suffix: str,
-    captioner: Captioner,
-    caption: Captions,
+    rows: Rows,
     items: Sequence[Item],
     failed: dict[str, str],
     prefix: str = "",
@@ -172,8 +174,7 @@ def caption_beside(
 
     Args:
         suffix: of these files, such as ".txt".
-        captioner: whose transform the images go through.
-        caption: captions them.
+        rows: captions images.
         items: the images, each once.
         failed: what could not be found, with its reason; to it comes what can't be read or has no place of its own.
         prefix: text before each caption.
@@ -189,10 +190,10 @@ def caption_beside(
             places[place] = item
     missing = [item for place, item in places.items() if overwrite or not place.exists()]
     known = len(places) - len(missing)
-    for item, found in captioned(captioner, caption, missing, known, failed.__setitem__):
-        place = Path(str(item)).with_suffix(suffix)
+    for row in shown(rows(missing, failed.__setitem__), known, len(missing)):
+        place = Path(row["image"]).with_suffix(suffix)
         partial = place.with_name(f".{place.name}.partial")
-        partial.write_text(f"{prefix}{found.text}\n", encoding="utf-8", errors="backslashreplace")
+        partial.write_text(f"{prefix}{row['caption']}\n", encoding="utf-8", errors="backslashreplace")
         partial.replace(place)
     for name, reason in failed.items():
         print(f"{printable(name)}: {reason}", file=sys.stderr)

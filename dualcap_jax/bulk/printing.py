@@ -5,11 +5,13 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from dualcap_jax.bulk.captioning import Captions, Reader, announced, printable, row_of
+import numpy as np
+
+from dualcap_jax.bulk.captioning import Reader, announced, printable, row_of
 from dualcap_jax.bulk.inputs import Item, Told, content_of
 from dualcap_jax.captioner import Caption, Captioner
 from dualcap_jax.evaluation.reports.values import GIVEN
@@ -67,7 +69,7 @@ class Maps:
 
 def print_captions(
     captioner: Captioner,
-    caption: Captions,
+    captions: Callable[[Iterable[np.ndarray]], Iterator[Caption]],
     items: Iterable[Item],
     fail: Told,
     form: Literal["text", "jsonl"],
@@ -77,7 +79,7 @@ def print_captions(
 
     Args:
         captioner: whose transform the images go through.
-        caption: captions them.
+        captions: captions images of the network's size, as they come.
         items: the images.
         fail: takes the name of one that can't be read or drawn, and the reason.
         form: of the lines.
@@ -85,7 +87,7 @@ def print_captions(
     """
     reader = Reader(items, captioner, fail)
     terminal = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    for found in announced(caption(reader)):
+    for found in announced(captions(reader)):
         item = reader.read.popleft()
         print(render(item, found, form, terminal), flush=True)
         if maps:
