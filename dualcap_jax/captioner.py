@@ -35,9 +35,9 @@ from dualcap_jax.models.mergers import Image
 from dualcap_jax.models.variables import Variables
 from dualcap_jax.pretrained.files import locate, read_tensors
 from dualcap_jax.pretrained.tables import PretrainedError, export, own_table, port
-from dualcap_jax.training.checkpoints import restore_model
 from dualcap_jax.training.config import Which
 from dualcap_jax.training.objectives.cross_entropy import losses_of
+from dualcap_jax.training.restoring import restore_model
 from dualcap_jax.training.trained_on import load_own_tokenizer
 
 

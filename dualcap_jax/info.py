@@ -35,7 +35,7 @@ def about(workdir: Path) -> dict[str, Any]:
     from dualcap_jax.evaluation.reports.files import read_reports
     from dualcap_jax.evaluation.reports.text import labelled
     from dualcap_jax.models.variables import parameter_counts
-    from dualcap_jax.training.checkpoints import steps_in
+    from dualcap_jax.training.restoring import steps_in
 
     config = load_run(workdir)
     counts = parameter_counts(config.model)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dualcap_jax import caption, evaluate, train
+from dualcap_jax import caption, evaluate, train, trainer
 from dualcap_jax.config import load_json
 from dualcap_jax.models import variables
-from dualcap_jax.training.checkpoints import restore_model
+from dualcap_jax.training.restoring import restore_model
 
 from .commands import NETWORK, ROOT, STEPS
 from .test_command_errors import errors_of
@@ -156,12 +156,12 @@ def test_what_is_not_captioned_in_a_folder_is_told(finished, folder, capsys, mon
     for kind in ("1 x .heic", "1 x .txt", "1 x macOS's notes"):
         assert kind in printed
     assert "File name too long" in printed
-    assert printed.count(str(folder / "1.jpg")) == 2
+    assert printed.count(str(folder / "1.jpg")) == 1  # though it is named again
     assert str(folder / "0.JFIF") in printed
 
 
 def test_captions_that_are_cut_are_told_at_the_start(folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(train, "train", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(trainer, "train", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     arguments = ["--workdir", tmp_path / "run", "--data.root", folder, *TINY, "--data.max-length", "5"]
     _, printed = errors_of(train.main, arguments, capsys, monkeypatch)
     assert re.search(r"captions: \d+ of 24 are longer than data.max_length=5 tokens and lose their end", printed)

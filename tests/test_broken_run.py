@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dualcap_jax import caption, evaluate, train
-from dualcap_jax.training.checkpoints import steps_in
+from dualcap_jax import caption, evaluate, train, trainer
+from dualcap_jax.training.restoring import steps_in
 
 from .commands import environment
 from .test_command_errors import errors_of
@@ -96,7 +96,7 @@ def stops_at_the_first_step(monkeypatch) -> list[int]:
             begun.append(run.start)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "train", stop)
+    monkeypatch.setattr(trainer, "train", stop)
     return begun
 
 

@@ -1,12 +1,13 @@
 """Ways in which commands and scripts are ended: in a line, with a code of its own, with what was done saved."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,15 @@ def test_a_stream_that_is_closed_is_no_fault(finished, image, closed):
     assert len((done.stdout + done.stderr).splitlines()) == 1
 
 
+def in_use() -> set[str]:
+    """Names of the shared memory that living processes have mapped."""
+    maps = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            maps.append((process / "maps").read_text())
+    return set(re.findall(r"/dev/shm/(\S+)", "".join(maps)))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads Linux's /proc")
 def test_a_killed_training_leaves_no_worker_and_no_shared_memory(start, tmp_path):
@@ -165,5 +175,5 @@ def test_a_killed_training_leaves_no_worker_and_no_shared_memory(start, tmp_path
     process.kill()
     process.communicate()
     wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
-    left = set(os.listdir("/dev/shm")) - before  # some of it, perhaps, of other tests that run beside this one
-    wait_for(lambda: not left & set(os.listdir("/dev/shm")))
+    left = set(os.listdir("/dev/shm")) - before
+    wait_for(lambda: not left & set(os.listdir("/dev/shm")) - in_use())  # by other tests that run beside this one

@@ -20,7 +20,7 @@ from dualcap_jax import caption as caption_command
 from dualcap_jax.config import load_json
 from dualcap_jax.errors import ConfigError
 from dualcap_jax.models import variables
-from dualcap_jax.training.checkpoints import restore_model
+from dualcap_jax.training.restoring import restore_model
 
 from .commands import TINY, command, environment, run
 

@@ -70,7 +70,7 @@ def test_trainings_without_a_name_that_begin_in_the_same_second_do_not_share_a_d
     directories = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train, "datetime", Now)
-    monkeypatch.setattr(train, "_train", lambda config, workdir, *_: directories.append(str(workdir)) or 0)
+    monkeypatch.setattr(trainer, "_train", lambda config, workdir, *_: directories.append(str(workdir)) or 0)
     for _ in range(2):
         train.main(TINY)
     assert directories == ["runs/20260102-030405-scenes", "runs/20260102-030405-scenes-2"]

@@ -28,7 +28,7 @@ import pytest
 
 from dualcap_jax import cli, train, trainer
 from dualcap_jax.training import checkpoints
-from dualcap_jax.training.checkpoints import steps_in
+from dualcap_jax.training.restoring import steps_in
 
 from .commands import NETWORK, SCENES
 from .test_endings import wait_for

@@ -11,8 +11,9 @@ import jax
 from dualcap_jax import interrupts
 from dualcap_jax.errors import Stopped, UserError
 from dualcap_jax.models.variables import Variables
-from dualcap_jax.training.checkpoints import CheckpointError, NotWritten
+from dualcap_jax.training.checkpoints import NotWritten
 from dualcap_jax.training.objectives import Batch
+from dualcap_jax.training.restoring import CheckpointError
 from dualcap_jax.training.run import Run
 from dualcap_jax.training.state import State
 from dualcap_jax.training.step import Metrics

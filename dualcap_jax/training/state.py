@@ -13,9 +13,10 @@ from dualcap_jax.models import variables
 from dualcap_jax.models.config import ModelConfig
 from dualcap_jax.models.variables import Variables
 from dualcap_jax.pretrained.load import load_pretrained
-from dualcap_jax.training.checkpoints import Checkpoints, differing
+from dualcap_jax.training.checkpoints import Checkpoints
 from dualcap_jax.training.config import TrainingConfig
 from dualcap_jax.training.optimizer import init_loss_scale, make_optimizer
+from dualcap_jax.training.restoring import differing
 from dualcap_jax.training.sharding import abstract, place
 
 State = dict[str, Any]

@@ -13,7 +13,7 @@ from dualcap_jax.models.encoders.efficientnet import EfficientNetConfig
 from dualcap_jax.pretrained import efficientnet
 from dualcap_jax.pretrained.files import read_tensors
 from dualcap_jax.pretrained.tables import export
-from dualcap_jax.training.checkpoints import restore_model
+from dualcap_jax.training.restoring import restore_model
 from tests.commands import TINY, run
 
 from .test_backbones import encoder_tree

@@ -17,8 +17,9 @@ from dualcap_jax.data.records import DataError
 from dualcap_jax.data.sources import iterate_captions, open_source
 from dualcap_jax.data.text import train_tokenizer
 from dualcap_jax.errors import ConfigError, DataWarning
-from dualcap_jax.training.checkpoints import CheckpointError, Checkpoints, restore_model
+from dualcap_jax.training.checkpoints import Checkpoints
 from dualcap_jax.training.config import TrainingConfig
+from dualcap_jax.training.restoring import CheckpointError, restore_model
 from dualcap_jax.training.run import Owned, Run, new_directory, owned
 from dualcap_jax.training.trained_on import check_data, index_of, load_own_tokenizer, note
 
@@ -215,7 +216,7 @@ def test_fewer_steps_than_a_run_has_are_refused(run_directory):
 
 
 def test_a_checkpoint_that_another_replaces_meanwhile_is_read_anew(run_directory, monkeypatch):
-    from dualcap_jax.training import checkpoints as module
+    from dualcap_jax.training import restoring as module
 
     whole = module._restore_step
     calls = []
