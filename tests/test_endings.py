@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -154,26 +154,29 @@ def test_a_stream_that_is_closed_is_no_fault(finished, image, closed):
     assert len((done.stdout + done.stderr).splitlines()) == 1
 
 
-def in_use() -> set[str]:
-    """Names of the shared memory that living processes have mapped."""
+def shared_by(processes: Iterable[str]) -> set[str]:
+    """Names of the shared memory that processes have mapped."""
     maps = []
-    for process in Path("/proc").glob("[0-9]*"):
+    for process in processes:
         with suppress(OSError):
-            maps.append((process / "maps").read_text())
+            maps.append(Path(f"/proc/{process}/maps").read_text())
     return set(re.findall(r"/dev/shm/(\S+)", "".join(maps)))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads Linux's /proc")
 def test_a_killed_training_leaves_no_worker_and_no_shared_memory(start, tmp_path):
-    before = set(os.listdir("/dev/shm"))
     process = start(command("train", "--workdir", tmp_path / "run", *ENDLESS, "--data.workers", "2"))
     wait_for(lambda: steps(tmp_path / "run") > 0)
     threads = Path(f"/proc/{process.pid}/task").iterdir()
     children = [child for thread in threads for child in (thread / "children").read_text().split()]
     assert len(children) >= 2
+    names: set[str] = set()
+    for _ in range(100):  # a batch's memory is there for a moment only
+        names |= shared_by([str(process.pid), *children])
+        time.sleep(0.01)
+    assert names
     process.kill()
     process.communicate()
     wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
-    left = set(os.listdir("/dev/shm")) - before
-    wait_for(lambda: not left & set(os.listdir("/dev/shm")) - in_use())  # by other tests that run beside this one
+    wait_for(lambda: not names & set(os.listdir("/dev/shm")))
