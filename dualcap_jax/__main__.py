@@ -6,6 +6,7 @@ COMMANDS = {
     "train": "train a captioner",
     "evaluate": "score a run's captions, or a file's, and write reports",
     "caption": "caption images: a few, or folders of any size",
+    "serve": "serve captions over HTTP, with a page",
     "info": "tell what a run is",
     "prepare": "encode images once for training with a frozen encoder",
     "train-language": "train a language model on text alone",

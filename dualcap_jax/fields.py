@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import reprlib
 from collections.abc import Iterable
 from contextlib import suppress
@@ -64,6 +65,23 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     """The known name that is most like a misspelt one, as the end of a sentence; nothing where none is like it."""
     close = get_close_matches(name, list(known), 1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def bytes_of(name: str, size: str) -> int:
+    """Bytes of a size such as 6GiB, 6 gb or 512MiB.
+
+    Args:
+        name: of the setting.
+        size: its value; a number alone is of GiB.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    units = {"gib": 2**30, "mib": 2**20, "gb": 10**9, "mb": 10**6, "": 2**30}
+    found = re.fullmatch(r"(\d*\.?\d+)\s*(gib|mib|gb|mb|)", size.strip().lower())
+    if found is None:
+        raise ConfigError(f"{name} {size}: must be a number and GiB, MiB, GB or MB, such as 6GiB")
+    return round(float(found[1]) * units[found[2]])
 
 
 def _is_tuple(value: object, hint: Any) -> bool:

@@ -1,7 +1,6 @@
 """Whether an experiment fits a device: python -m dualcap_jax.fit [--config FILE.py] --device NAME."""
 
 import json
-import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,7 +13,7 @@ import tyro
 from dualcap_jax import cli
 from dualcap_jax.config import ExperimentConfig, load_experiment
 from dualcap_jax.errors import ConfigError, require
-from dualcap_jax.fields import suggestion
+from dualcap_jax.fields import bytes_of, suggestion
 from dualcap_jax.fitting.compiling import absent_devices, compile_step
 from dualcap_jax.fitting.devices import DEVICES, GIB
 from dualcap_jax.fitting.largest import largest_that_fits
@@ -88,26 +87,13 @@ def parse(args: Sequence[str]) -> Arguments:
     for size in arguments.batch_sizes or (arguments.experiment.training.batch_size,):
         parts = f"training.accumulate={arguments.experiment.training.accumulate} times --devices {arguments.devices}"
         require(size >= 1 and size % unit == 0, "--batch-sizes", size, f"must be a multiple of {parts}")
-    bytes_of(arguments.memory or "1GiB")
+    bytes_of("--memory", arguments.memory or "1GiB")
     return arguments
 
 
 def unit_of(arguments: Arguments) -> int:
     """What batch sizes are multiples of."""
     return arguments.devices * arguments.experiment.training.accumulate
-
-
-def bytes_of(memory: str) -> int:
-    """Bytes of a size such as 6GiB, 6GB, 6144 MiB; a number alone is of GiB.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    units = {"gib": GIB, "mib": 2**20, "gb": 10**9, "mb": 10**6, "": GIB}
-    found = re.fullmatch(r"([\d.]*\d)\s*(gib|mib|gb|mb|)", memory.strip().lower())
-    if found is None or found[1].count(".") > 1:
-        raise ConfigError(f"--memory {memory}: must be a number and GiB, MiB, GB or MB, such as 6GiB")
-    return round(float(found[1]) * units[found[2]])
 
 
 def with_remat(model: ModelConfig, remat: Remat | None) -> ModelConfig:
@@ -186,7 +172,8 @@ def main(args: Sequence[str]) -> int:
 
 def _devices(arguments: Arguments) -> tuple[list[Any], int | None, int | None]:
     """What is compiled for; the bytes that each has, and those that XLA may take of them, None where nobody knows."""
-    memory, name, count = bytes_of(arguments.memory) if arguments.memory else None, arguments.device, arguments.devices
+    memory = bytes_of("--memory", arguments.memory) if arguments.memory else None
+    name, count = arguments.device, arguments.devices
     if name:
         devices = absent_devices(name, count)
         if name in DEVICES:

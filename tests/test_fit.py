@@ -12,6 +12,7 @@ import pytest
 
 from dualcap_jax import fit
 from dualcap_jax.cli import run as run_main
+from dualcap_jax.fields import bytes_of
 from dualcap_jax.fitting.compiling import collectives
 from dualcap_jax.fitting.devices import DEVICES, target
 from dualcap_jax.fitting.flops import flops
@@ -64,7 +65,7 @@ def test_it_refuses(args, message, monkeypatch, capsys):
     ("text", "size"), [("6GiB", 6 * 2**30), ("6 gb", 6 * 10**9), ("512MiB", 2**29), ("1.5", 1.5 * 2**30)]
 )
 def test_sizes_are_read(text, size):
-    assert fit.bytes_of(text) == size
+    assert bytes_of("--memory", text) == size
 
 
 @pytest.mark.parametrize(("limit", "unit", "best"), [(1000, 1, 9), (99, 1, 0), (10_000, 8, 96), (1000, 2, 8)])
@@ -124,6 +125,7 @@ def test_every_card_can_be_compiled_for_without_it(tmp_path):
     program = """
 import sys
 from dualcap_jax.fitting.compiling import absent_devices, compile_step
+from dualcap_jax.fields import bytes_of
 from dualcap_jax.fitting.devices import DEVICES
 from dualcap_jax.fitting.steps import Step
 import jax, jax.numpy as jnp

@@ -22,11 +22,17 @@ from PIL import Image
 from dualcap_jax import ExperimentConfig, caption, cli, evaluate, load_experiment, resolving, train
 
 from .commands import ROOT, TINY, environment
+from .serving.conftest import serving
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 
-INSTALLATION = [["python3", "-m", "venv", ".venv"], [".", ".venv/bin/activate"], ["pip", "install", "-e", "."]]
+INSTALLATION = [
+    ["python3", "-m", "venv", ".venv"],
+    [".", ".venv/bin/activate"],
+    ["pip", "install", "-e", "."],
+    ["pip", "install", "-e", ".[serve]"],
+]
 """Commands that are not run here: what they install is what runs the tests."""
 
 SMALLER = {
@@ -35,6 +41,9 @@ SMALLER = {
     + "--model.encoder.pretrained None --model.language.pretrained None".split()
 }
 """Options that make what a command does a matter of seconds, without a network."""
+
+SERVER = "http://127.0.0.1:8000"
+"""Where the pages' examples look for one; here it has a port of its own."""
 
 
 class Block(NamedTuple):
@@ -115,6 +124,9 @@ def run_block(block: Block, desk: Path) -> None:
         commands = commands_of(block.text)
         assert commands
         for _, *words in commands:
+            if words[:2] == ["-m", "dualcap_jax.serve"]:
+                with serving(desk / words[2], *words[3:]):
+                    continue
             smaller = SMALLER.get(words[1], []) if words[0] == "-m" else []
             done = subprocess.run(
                 [sys.executable, *words, *smaller], cwd=desk, env=environment(), capture_output=True, text=True
@@ -140,9 +152,27 @@ def test_the_readmes_blocks_run(block, desk, monkeypatch):
 
 
 @pytest.mark.parametrize("block", IN_PYTHON, ids=lambda block: block.place)
-def test_python_in_docs_runs(block, desk, monkeypatch):
+def test_python_in_docs_runs(block, desk, monkeypatch, request):
     monkeypatch.chdir(desk)
+    if SERVER in block.text:
+        block = block._replace(text=block.text.replace(SERVER, request.getfixturevalue("address")))
     run_block(block, desk)
+
+
+@pytest.fixture(scope="module")
+def address(desk):
+    with serving(desk / "runs" / "NAME") as (address, _):
+        yield address
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_curl_in_docs_gets_captions(desk, address):
+    lines = [line for page in PAGES for line in page.read_text().splitlines() if line.startswith("curl ")]
+    assert lines
+    for line in lines:
+        words = shlex.split(line.replace(SERVER, address))
+        told = json.loads(subprocess.run(words, cwd=desk, capture_output=True, text=True, check=True).stdout)
+        assert told.get("captions") or told.get("words"), told
 
 
 @pytest.mark.parametrize("text", ["make", "pip install torch", "python setup.py", "python -m dualcap_jax.train && ls"])

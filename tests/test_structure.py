@@ -16,11 +16,12 @@ LEVELS = [
     {"training"},
     {"config", "encoding", "explain"},
     {"captioner"},
-    {"bulk"},
+    {"bulk", "serving"},
     {"scoring", "resolving"},
     {"validation"},
     {"fitting", "trainer"},
     {"fit", "train", "evaluate", "caption", "prepare", "train_language", "info"},
+    {"serve"},
     {"__main__"},
 ]
 """Rooms, from the bottom; one may import those below it, and itself."""

@@ -22,13 +22,15 @@ _KINDS = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
 
 def bind(config: ModelConfig, variables: Variables) -> DualCaptioner:
     """The network with these variables; what it learns of batch statistics, `batch_stats_of` tells."""
-    return nnx.merge(_graph(config), *(variables[kind] for kind in _KINDS), copy=True)
+    graph, _ = _abstract(config)
+    return nnx.merge(graph, *(variables[kind] for kind in _KINDS), copy=True)
 
 
 @cache
-def _graph(config: ModelConfig) -> nnx.GraphDef:
-    abstract = nnx.eval_shape(lambda: DualCaptioner(config, rngs=nnx.Rngs(0)))
-    return nnx.split(abstract, *_KINDS.values())[0]
+def _abstract(config: ModelConfig) -> tuple[nnx.GraphDef, Variables]:
+    """The network's graph, and the shapes of its variables."""
+    graph, *states = nnx.split(nnx.eval_shape(lambda: DualCaptioner(config, rngs=nnx.Rngs(0))), *_KINDS.values())
+    return graph, dict(zip(_KINDS, map(nnx.to_pure_dict, states), strict=True))
 
 
 def batch_stats_of(network: DualCaptioner) -> dict[str, Any]:
@@ -45,7 +47,7 @@ def init(config: ModelConfig, seed: int) -> Variables:
 
 def shapes(config: ModelConfig) -> Variables:
     """Shapes and dtypes of what `init` returns."""
-    return jax.eval_shape(partial(_init, config), jax.random.key(0))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), _abstract(config)[1])
 
 
 def _init(config: ModelConfig, key: jax.Array) -> Variables:

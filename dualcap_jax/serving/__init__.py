@@ -1,0 +1,1 @@
+"""Captions over HTTP: a batcher, an API and a page."""
