@@ -7,6 +7,7 @@ COMMANDS = {
     "evaluate": "score a run's captions, or a file's, and write reports",
     "caption": "caption images: a few, or folders of any size",
     "serve": "serve captions over HTTP, with a page",
+    "export": "write a run in a form that other programs read",
     "info": "tell what a run is",
     "prepare": "encode images once for training with a frozen encoder",
     "train-language": "train a language model on text alone",

@@ -18,9 +18,10 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float32, Int, UInt8
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from dualcap_jax import inference
+from dualcap_jax.card import model_card
 from dualcap_jax.config import ExperimentConfig, load_json, load_run, save_json
 from dualcap_jax.data.inputs import ImageInput, is_alone, open_image
 from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer
@@ -133,10 +134,10 @@ class Captioner:
         directory.mkdir(parents=True, exist_ok=True)
         tensors = export(own_table(self.model), self.model) | {"step": np.array(self.step)}
         with replacing(directory / "model.safetensors") as file:
-            save_file(tensors, file)
+            file.write_bytes(save(tensors))
         self.tokenizer.save(directory)
         save_json(self.config, directory / "config.json")
-        write_text(directory / "README.md", self._model_card())
+        write_text(directory / "README.md", model_card(self.config, self.step))
 
     def push_to_hub(self, name: str, *, private: bool = False, token: str | None = None) -> str:
         """Publish what `save_pretrained` writes on the Hugging Face hub, for `from_pretrained`.
@@ -160,26 +161,6 @@ class Captioner:
                 return str(hub.upload_folder(repo_id=name, folder_path=directory, commit_message=f"Step {self.step}"))
             except (HfHubHTTPError, HFValidationError, OSError) as error:
                 raise PretrainedError(f"{name}: can't be published: {str(error).splitlines()[0]}") from error
-
-    def _model_card(self) -> str:
-        config = self.config
-        encoder, language = config.model.encoder, config.model.language
-        return f"""---
-library_name: dualcap_jax
-pipeline_tag: image-to-text
----
-# An image captioner
-
-An image encoder ({encoder.kind}, {config.data.image_size} px, started from {encoder.pretrained or "random weights"})
-and a language model ({language.kind}, {language.width} wide, started from {language.pretrained or "random weights"}),
-joined by a {config.model.merger.kind} merger; trained for {self.step} steps on {config.data.root or "drawn scenes"}.
-
-```python
-from dualcap_jax.captioner import Captioner
-
-print(Captioner.from_pretrained("THIS_DIRECTORY")("picture.jpg").text)
-```
-"""
 
     @overload
     def __call__(self, images: ImageInput, *, explain: bool = False, **decoding: Any) -> Caption: ...
@@ -360,23 +341,15 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")("picture.jpg").text)
         Raises:
             ConfigError: when the prompt leaves no room.
         """
-        tokenizer, styled = self.tokenizer, self.config.data.styled
-        start = [tokenizer.start_id]
-        if decoding.prompt.strip():
-            start = tokenizer.encode(styled(decoding.prompt), sys.maxsize)[:-1]
-        if len(start) >= decoding.max_length:
-            raise ConfigError(
-                f"decoding.prompt={decoding.prompt!r}: {len(start)} tokens leave nothing of decoding.max_length="
-                f"{decoding.max_length}"
-            )
-        bad_words = tuple(tuple(tokenizer.encode(styled(word), sys.maxsize)[1:-1]) for word in decoding.bad_words)
-        # without what a compilation does not hang on
-        settings = replace(decoding, prompt="", bad_words=(), batch_size=1, seed=0)
-        rules = Rules(settings, tokenizer.end_id, tokenizer.pad_id, bad_words)
-        key_of = jax.vmap(partial(jax.random.fold_in, jax.random.key(decoding.seed)))
+        start, rules = self.rules(decoding)
+
+        def keys_of(numbers: np.ndarray) -> jax.Array:
+            if not decoding.do_sample:  # none is read; making some would be a third of a second of every start
+                return jax.random.wrap_key_data(jnp.zeros((len(numbers), 2), jnp.uint32), impl="threefry2x32")
+            return jax.vmap(partial(jax.random.fold_in, jax.random.key(decoding.seed)))(numbers)
 
         def search(features: Image, first: int) -> list[Caption]:
-            keys, prompt = key_of(first + np.arange(len(jax.tree.leaves(features)[0]))), np.array(start, np.int32)
+            keys, prompt = keys_of(first + np.arange(len(jax.tree.leaves(features)[0]))), np.array(start, np.int32)
             found = inference.search(self.config.model, self.model, features, prompt, keys, rules, self._mesh)
             seen = None
             if explain:
@@ -391,6 +364,26 @@ print(Captioner.from_pretrained("THIS_DIRECTORY")("picture.jpg").text)
             return captions
 
         return search
+
+    def rules(self, decoding: DecodingConfig) -> tuple[list[int], Rules]:
+        """The tokens that every caption begins with, and what may follow.
+
+        Raises:
+            ConfigError: when the prompt leaves no room.
+        """
+        tokenizer, styled = self.tokenizer, self.config.data.styled
+        start = [tokenizer.start_id]
+        if decoding.prompt.strip():
+            start = tokenizer.encode(styled(decoding.prompt), sys.maxsize)[:-1]
+        if len(start) >= decoding.max_length:
+            raise ConfigError(
+                f"decoding.prompt={decoding.prompt!r}: {len(start)} tokens leave nothing of decoding.max_length="
+                f"{decoding.max_length}"
+            )
+        bad_words = tuple(tuple(tokenizer.encode(styled(word), sys.maxsize)[1:-1]) for word in decoding.bad_words)
+        # without what a compilation does not hang on
+        settings = replace(decoding, prompt="", bad_words=(), batch_size=1, seed=0)
+        return start, Rules(settings, tokenizer.end_id, tokenizer.pad_id, bad_words)
 
     def _caption(
         self, found: Decoded, at: tuple[int, int], prompt: int, seen: tuple[np.ndarray, ...] | None

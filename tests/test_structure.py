@@ -15,13 +15,14 @@ LEVELS = [
     {"pretrained", "inference"},
     {"training"},
     {"config", "encoding", "explain"},
+    {"card"},
     {"captioner"},
-    {"bulk", "serving"},
+    {"bulk", "serving", "exporting"},
     {"scoring", "resolving"},
     {"validation"},
     {"fitting", "trainer"},
     {"fit", "train", "evaluate", "caption", "prepare", "train_language", "info"},
-    {"serve"},
+    {"serve", "export"},
     {"__main__"},
 ]
 """Rooms, from the bottom; one may import those below it, and itself."""

@@ -87,6 +87,10 @@ class CaptionTokenizer:
         content = json.dumps([model["vocab"], model["merges"]], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
+    def to_json(self) -> str:
+        """It in the form that `tokenizers.Tokenizer.from_str` reads."""
+        return self._tokenizer.to_str()
+
     def save(self, directory: str | Path) -> None:
         """Write vocab.json, merges.txt and the little that transformers wants beside them."""
         directory = Path(directory)

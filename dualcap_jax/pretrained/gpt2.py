@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.numpy import save_file
+from safetensors.numpy import save as save_tensors
 
 from dualcap_jax.data.text import CaptionTokenizer
 from dualcap_jax.files import replacing, write_text
@@ -135,7 +135,7 @@ def save(config: GPT2Config, params: Tree, tokenizer: CaptionTokenizer, director
     if config.embedding_scale != 1:
         raise ValueError(f"embedding_scale {config.embedding_scale}: transformers' GPT-2 has 1")
     with replacing(directory / "model.safetensors") as file:
-        save_file(export(table(config, "transformer."), {"params": params}), file, metadata={"format": "pt"})
+        file.write_bytes(save_tensors(export(table(config, "transformer."), {"params": params}), {"format": "pt"}))
     tokenizer.save(directory)
     published = _REQUIRED | {
         "architectures": ["GPT2LMHeadModel"],

@@ -1,0 +1,1 @@
+"""Captioners in forms that need none of this package's code."""
