@@ -14,6 +14,8 @@ from dualcap_jax.errors import UserError, require
 from dualcap_jax.files import is_empty
 from dualcap_jax.training.config import Which
 
+Precision = Literal["float32", "float16", "int8"]
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -23,18 +25,21 @@ class Arguments:
     """Run directory, or one that a captioner was saved to."""
     out: tyro.conf.Positional[str]
     """Folder to write into, which must be empty or not there yet."""
-    format: Literal["stablehlo", "huggingface"] = "stablehlo"
+    format: Literal["stablehlo", "onnx", "huggingface"] = "stablehlo"
     """stablehlo: encoder and search compiled into one function, for CPUs, NVIDIA GPUs and TPUs, with a script that
-    captions by jax, numpy, Pillow and tokenizers alone. huggingface: the whole for Captioner.from_pretrained and the
-    hub, with a model card; the language model for transformers; the encoder in timm's names."""
+    captions by jax, numpy, Pillow and tokenizers alone. onnx: encoder, language model and merger, a step of each, with
+    such a script for onnxruntime. huggingface: the whole for Captioner.from_pretrained, with a model card; the language
+    model for transformers; the encoder in timm's names."""
     overwrite: bool = False
     """Write into a folder that is not empty; files of the same names are replaced."""
     checkpoint: Which = "best"
     """best (by validation) or latest."""
     batch_sizes: tuple[int, ...] = (1, 16)
     """Batches that stablehlo is written for. One of another size is filled up to the next of these."""
+    precision: Precision = "float32"
+    """Of the weights of onnx. int8: the products' weights quantised, with float32 between them."""
     decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")] = field(default_factory=DecodingConfig)
-    """How captions are searched for, which stablehlo has built in; the run's own settings unless changed."""
+    """How captions are searched for by what is exported; the run's own settings unless changed."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -59,9 +64,14 @@ def main(args: Sequence[str]) -> int:
         for line in export_huggingface(captioner, out, about(Path(arguments.workdir))["scores"]):
             print(line)
         return 0
-    from dualcap_jax.exporting.stablehlo import export_stablehlo
+    if arguments.format == "onnx":
+        from dualcap_jax.exporting.onnx import export_onnx
 
-    export_stablehlo(captioner, out, arguments.decoding, sizes)
+        export_onnx(captioner, out, arguments.decoding, arguments.precision)
+    else:
+        from dualcap_jax.exporting.stablehlo import export_stablehlo
+
+        export_stablehlo(captioner, out, arguments.decoding, sizes)
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {size / 1e6:,.1f} MB; caption images: python {out / 'caption.py'} IMAGE")
     return 0

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dualcap_jax import ExperimentConfig, caption, cli, evaluate, load_experiment, resolving, train
+from dualcap_jax import ExperimentConfig, caption, cli, evaluate, export, load_experiment, resolving, train
 
-from .commands import ROOT, TINY, environment
+from .commands import ROOT, TINY, environment, run
 from .serving.conftest import serving
 
 README = ROOT / "README.md"
@@ -81,6 +81,7 @@ def desk(finished, tmp_path_factory) -> Path:
     for name in ("configs", "scripts"):
         (desk / name).symlink_to(ROOT / name)
     shutil.copytree(finished[0], desk / "runs" / "NAME")
+    run("export", finished[0], desk / "exported")
     (desk / "runs" / "OTHER").symlink_to("NAME")
     first, second = write_images(desk / "holiday", range(2))
     shutil.copy(desk / "holiday" / first, desk / "dog.jpg")
@@ -219,7 +220,7 @@ def test_a_command_is_accepted_by_its_own_parser(page, command, monkeypatch):
     monkeypatch.setattr(resolving, "load_captioner", lambda source: SimpleNamespace(config=ExperimentConfig()))
     for module in (train, evaluate):
         monkeypatch.setattr(module, "together", nullcontext)
-    for module in (caption, evaluate):
+    for module in (caption, evaluate, export):
         monkeypatch.setattr(module, "load_run", lambda workdir: ExperimentConfig())
 
     _, *words = shlex.split(command, comments=True)

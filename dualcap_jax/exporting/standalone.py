@@ -1,7 +1,7 @@
 """Caption images with an exported captioner: python caption.py IMAGE...
 
-Lies in every folder that `dualcap export --format stablehlo` wrote, and needs what is there and jax, numpy, Pillow and
-tokenizers: nothing of dualcap_jax, and none of the network's code.
+Lies in every folder that `dualcap export` wrote as stablehlo or onnx. It needs what is there, numpy, Pillow,
+tokenizers, and jax or onnxruntime: nothing of dualcap_jax, and none of the network's code.
 
     from caption import load_exported
 
@@ -18,9 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from jax import export
 from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 
@@ -43,10 +41,10 @@ class Caption(NamedTuple):
 
 
 class ExportedCaptioner:
-    """A compiled network with its weights and its tokenizer.
+    """A network with its tokenizer.
 
     Args:
-        directory: that `dualcap export --format stablehlo` wrote.
+        directory: that `dualcap export` wrote.
 
     Raises:
         ExportedError: it is not whole, or of another version.
@@ -59,15 +57,12 @@ class ExportedCaptioner:
             found = self.manifest["format"], self.manifest["version"]
         except (OSError, ValueError, KeyError, TypeError):
             raise ExportedError(f"{directory}: no exported captioner (no readable manifest.json in it)") from None
-        if found != ("dualcap-stablehlo", VERSION):
-            raise ExportedError(f"{directory}: is {found[0]} {found[1]}, and this reads dualcap-stablehlo {VERSION}")
+        if found[0] not in BACKENDS or found[1] != VERSION:
+            known = " and ".join(f"{name} {VERSION}" for name in BACKENDS)
+            raise ExportedError(f"{directory}: is {found[0]} {found[1]}, and this reads {known}")
         files = {name: _read(directory / name, digest) for name, digest in self.manifest["files"].items()}
-        self._weights = jax.device_put(dict(_tensors(files["weights.safetensors"])))
         self._tokenizer = Tokenizer.from_str(files["tokenizer.json"].decode())
-        self._functions = {
-            int(size): jax.jit(export.deserialize(bytearray(files[name])).call)
-            for size, name in self.manifest["functions"].items()
-        }
+        self._backend = BACKENDS[found[0]](self.manifest, files)
 
     def __call__(self, images: Any) -> Any:
         """Caption images.
@@ -84,20 +79,15 @@ class ExportedCaptioner:
 
     def captions(self, images: Iterable[Any]) -> Iterator[Caption]:
         """Captions of images as they come, batch by batch."""
-        pending, sizes = map(self.prepare, images), sorted(self._functions)
-        while chunk := list(islice(pending, sizes[-1])):
-            size = next(size for size in sizes if size >= len(chunk))
-            filled = np.stack(chunk + chunk[-1:] * (size - len(chunk)))
-            found = jax.device_get(self._functions[size](self._weights, filled))
-            for row in range(len(chunk)):
-                yield self._caption({name: values[row, 0] for name, values in found.items()})
+        pending = map(self.prepare, images)
+        while chunk := list(islice(pending, self._backend.batch_size)):
+            for tokens, score, log_prob in self._backend.search(np.stack(chunk)):
+                yield Caption(self._text(tokens[1:]), score, log_prob)
 
-    def _caption(self, found: dict[str, Any]) -> Caption:
-        ids = found["tokens"][1 : found["lengths"]].tolist()
+    def _text(self, ids: list[int]) -> str:
         if self.manifest["end_id"] in ids:
             ids = ids[: ids.index(self.manifest["end_id"])]
-        text = self._tokenizer.decode(ids, skip_special_tokens=False).strip()
-        return Caption(text, float(found["scores"]), float(found["token_log_probs"].sum(dtype=np.float64)))
+        return self._tokenizer.decode(ids, skip_special_tokens=False).strip()
 
     def prepare(self, image: Any) -> np.ndarray:
         """What the network sees of an image, uint8 [size, size, 3]: its middle, resized."""
@@ -112,6 +102,116 @@ class ExportedCaptioner:
         if (width, height) == (new_width, new_height) == (size, size):
             return np.asarray(picture)
         return np.asarray(picture.resize((size, size), Image.Resampling[kind], box=box))
+
+
+Found = tuple[list[int], float, float]
+"""Tokens, the first and the last included; score; log-probability."""
+
+
+class Compiled:
+    """StableHLO, run by jax."""
+
+    def __init__(self, manifest: dict[str, Any], files: dict[str, bytes]):
+        import jax
+        from jax import export
+
+        self._weights = jax.device_put(dict(_tensors(files["weights.safetensors"])))
+        self._functions = {
+            int(size): jax.jit(export.deserialize(bytearray(files[name])).call)
+            for size, name in manifest["functions"].items()
+        }
+        self.batch_size = max(self._functions)
+
+    def search(self, images: np.ndarray) -> Iterator[Found]:
+        """The best caption of each image, uint8 [batch, size, size, 3]."""
+        size = min(size for size in self._functions if size >= len(images))
+        filled = np.concatenate([images, np.repeat(images[-1:], size - len(images), 0)])
+        found = {name: np.asarray(each)[:, 0] for name, each in self._functions[size](self._weights, filled).items()}
+        for row in range(len(images)):
+            tokens = found["tokens"][row, : found["lengths"][row]].tolist()
+            yield tokens, float(found["scores"][row]), float(found["token_log_probs"][row].sum(dtype=np.float64))
+
+
+class Graphs:
+    """ONNX, run by onnxruntime; the search is here, as transformers' `generate` has it."""
+
+    batch_size = 1
+
+    def __init__(self, manifest: dict[str, Any], files: dict[str, bytes]):
+        import onnxruntime
+
+        self._manifest = manifest
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors
+        names = ("encoder", "language", "merger")
+        self._run = {name: _runner(onnxruntime.InferenceSession(files[f"{name}.onnx"], options)) for name in names}
+
+    def search(self, images: np.ndarray) -> Iterator[Found]:
+        """The best caption of each image, uint8 [batch, size, size, 3]."""
+        for image in images:
+            yield self._search(self._run["encoder"](image[None]))
+
+    def _search(self, image: list[np.ndarray]) -> Found:
+        settings, start = self._manifest["search"], self._manifest["start"]
+        beams, longest = settings["num_beams"], settings["max_length"]
+        penalty, early = settings["length_penalty"], settings["early_stopping"] if beams > 1 else True
+        layers, length, width = self._manifest["cache"]
+        cache = np.zeros((2, layers, beams, length, width), np.float32)
+        image = [np.repeat(leaf, beams, 0) for leaf in image]
+        state = [np.zeros((beams, *shape), np.float32) for shape in self._manifest["state"]]
+        for position, token in enumerate(start):
+            log_probs, state = self._step(np.full(beams, token, np.int32), position, cache, image, state)
+        live, totals = [list(start)] * beams, np.array([0.0] + [-1e9] * (beams - 1), np.float32)
+        finished: list[Found] = []
+        while True:
+            summed = (totals[:, None] + log_probs).ravel()
+            best = np.argsort(-summed, kind="stable")[: 2 * beams]
+            rows, tokens = np.divmod(best, log_probs.shape[1])
+            ends = (tokens == self._manifest["end_id"]) | (len(live[0]) + 1 >= longest)
+            extended = [[*live[row], int(token)] for row, token in zip(rows, tokens, strict=True)]
+            generated = len(extended[0]) - len(start)
+            finished += [
+                (extended[i], float(summed[best[i]] / generated**penalty), float(summed[best[i]]))
+                for i in range(beams)
+                if ends[i]
+            ]
+            finished = sorted(finished, key=lambda each: -each[1])[:beams]
+            on = np.argsort(-(summed[best] - 1e9 * ends), kind="stable")[:beams]
+            live, totals = [extended[i] for i in on], summed[best[on]] - np.float32(1e9) * ends[on]
+            full = len(finished) == beams
+            most = (longest - len(start)) if early == "never" and penalty > 0 else generated
+            over = full and (early is True or totals[0] / most**penalty <= finished[-1][1])
+            if over or len(live[0]) >= longest:
+                return finished[0]
+            cache, state = cache[:, :, rows[on]], [each[rows[on]] for each in state]
+            log_probs, state = self._step(tokens[on].astype(np.int32), len(live[0]) - 1, cache, image, state)
+
+    def _step(
+        self,
+        tokens: np.ndarray,
+        position: int,
+        cache: np.ndarray,
+        image: list[np.ndarray],
+        state: list[np.ndarray],
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Feed a token to each row, and note its keys and values.
+
+        Returns:
+            The next one's log-probabilities, and the merger's state.
+        """
+        place = np.array(position, np.int32)
+        hidden, cache[0, :, :, position], cache[1, :, :, position] = self._run["language"](tokens, place, *cache)
+        logits, *state = self._run["merger"](hidden, place, *image, *state)
+        logits -= logits.max(1, keepdims=True)
+        return logits - np.log(np.exp(logits).sum(1, keepdims=True)), state
+
+
+BACKENDS: dict[str, Any] = {"dualcap-stablehlo": Compiled, "dualcap-onnx": Graphs}
+
+
+def _runner(session: Any) -> Any:
+    names = [each.name for each in session.get_inputs()]
+    return lambda *arrays: session.run(None, dict(zip(names, arrays, strict=True)))
 
 
 def load_exported(directory: str | Path) -> ExportedCaptioner:

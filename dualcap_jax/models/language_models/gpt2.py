@@ -174,14 +174,15 @@ class Block(nnx.Module):
         self.mlp_expand = Linear(width, 4 * width, deviation=deviation, dtype=dtype, rngs=rngs)
         self.mlp_project = Linear(4 * width, width, deviation=residual, dtype=dtype, rngs=rngs)
 
-    def _mlp(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows width"]:
+    def feed_forward(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows width"]:
+        """The MLP with its norm, without the skip."""
         return self.mlp_project(jax.nn.gelu(self.mlp_expand(self.mlp_norm(x)), approximate=True))
 
     def __call__(self, x: Hidden, allowed: Bool[Array, "#rows 1 length length"], key: jax.Array | None) -> Hidden:
         """Attend, then the MLP, each beside a skip."""
         weights_key, attention_key, mlp_key = _keys(key, 3)
         x = x + dropout(self.attention(self.attention_norm(x), allowed, weights_key), self.rate, attention_key)
-        return x + dropout(self._mlp(x), self.rate, mlp_key)
+        return x + dropout(self.feed_forward(x), self.rate, mlp_key)
 
     def step(
         self,
@@ -193,7 +194,7 @@ class Block(nnx.Module):
         """One more token of each row: the same shape, and the keys and values that the cache gets."""
         attended, newest = self.attention.step(self.attention_norm(x), layer, sources, position)
         x = x + attended
-        return x + self._mlp(x), newest
+        return x + self.feed_forward(x), newest
 
 
 def _residual_deviation(config: GPT2Config) -> float:

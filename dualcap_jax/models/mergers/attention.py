@@ -73,9 +73,11 @@ class Places(nnx.Module):
         self, maps: Float[Array, "batch height width channels"], train: bool, key: jax.Array | None
     ) -> Float[Array, "batch places features"]:
         """Row by row."""
-        positions = jax.image.resize(self.positions[...], (*maps.shape[1:3], self.positions.shape[-1]), "linear")
+        positions = self.positions[...]
+        if positions.shape[:2] != maps.shape[1:3]:
+            positions = jax.image.resize(positions, (*maps.shape[1:3], positions.shape[-1]), "linear")
         places = self.norm(self.project(self.standardize(maps, train))) + positions.astype(maps.dtype)
-        return dropout(places.reshape(len(places), -1, places.shape[-1]), self.rate, key)
+        return dropout(places.reshape(places.shape[0], -1, places.shape[-1]), self.rate, key)
 
 
 class Ask(nnx.Module):
@@ -96,7 +98,7 @@ class Ask(nnx.Module):
 
     def weights(self, hidden: Hidden, keys: Keys) -> Float[Array, "batch heads rows places"]:
         """How much each hidden state, captions side by side, heeds each place; float32, 1 in sum."""
-        rows = self.norm(hidden).reshape(len(hidden), -1, hidden.shape[-1])
+        rows = self.norm(hidden).reshape(hidden.shape[0], -1, hidden.shape[-1])
         queries = self._split(self.query(rows))
         scores = jnp.einsum("bhrf,bhpf->bhrp", queries, keys, preferred_element_type=jnp.float32)
         return jax.nn.softmax(scores / queries.shape[-1] ** 0.5)
