@@ -25,11 +25,12 @@ class Arguments:
     """Run directory, or one that a captioner was saved to."""
     out: tyro.conf.Positional[str]
     """Folder to write into, which must be empty or not there yet."""
-    format: Literal["stablehlo", "onnx", "huggingface"] = "stablehlo"
+    format: Literal["stablehlo", "onnx", "web", "huggingface"] = "stablehlo"
     """stablehlo: encoder and search compiled into one function, for CPUs, NVIDIA GPUs and TPUs, with a script that
     captions by jax, numpy, Pillow and tokenizers alone. onnx: encoder, language model and merger, a step of each, with
-    such a script for onnxruntime. huggingface: the whole for Captioner.from_pretrained, with a model card; the language
-    model for transformers; the encoder in timm's names."""
+    such a script for onnxruntime. web: a page whose browser captions by itself, for any static server. huggingface: the
+    whole for Captioner.from_pretrained, with a model card; the language model for transformers; the encoder in timm's
+    names."""
     overwrite: bool = False
     """Write into a folder that is not empty; files of the same names are replaced."""
     checkpoint: Which = "best"
@@ -37,7 +38,9 @@ class Arguments:
     batch_sizes: tuple[int, ...] = (1, 16)
     """Batches that stablehlo is written for. One of another size is filled up to the next of these."""
     precision: Precision = "float32"
-    """Of the weights of onnx. int8: the products' weights quantised, with float32 between them."""
+    """Of the weights of onnx and web. int8: the products' weights quantised, with float32 between them."""
+    runtime: str = ""
+    """What web runs on: the npm package onnxruntime-web, as `npm pack onnxruntime-web` writes it, or its folder."""
     decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")] = field(default_factory=DecodingConfig)
     """How captions are searched for by what is exported; the run's own settings unless changed."""
 
@@ -56,7 +59,19 @@ def main(args: Sequence[str]) -> int:
         raise UserError(f"{out}: {'is not empty' if out.is_dir() else 'is a file'}; {mend}")
     from dualcap_jax.captioner import Captioner
 
+    is_web = arguments.format == "web"
+    if is_web != bool(arguments.runtime):
+        raise UserError("--runtime: goes with --format web, which needs it; `npm pack onnxruntime-web` writes it")
     captioner = Captioner.load(arguments.workdir, arguments.checkpoint)
+    if is_web:
+        from dualcap_jax.exporting.web import export_web
+        from dualcap_jax.info import about
+
+        run = about(Path(arguments.workdir))
+        export_web(captioner, out, arguments.decoding, arguments.precision, Path(arguments.runtime), run)
+        size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+        print(f"{out}: {size / 1e6:,.1f} MB; see it: python -m http.server --directory {out}")
+        return 0
     if arguments.format == "huggingface":
         from dualcap_jax.exporting.huggingface import export_huggingface
         from dualcap_jax.info import about

@@ -210,7 +210,7 @@ def _add_page(app: FastAPI) -> None:
 
     @app.get("/examples", include_in_schema=False)
     async def listed() -> JSONResponse:
-        return JSONResponse([f"/examples/{place}.png" for place in range(len(examples))])
+        return JSONResponse([f"examples/{place}.png" for place in range(len(examples))])
 
     @app.get("/examples/{place}.png", include_in_schema=False)
     async def example(place: int) -> Response:

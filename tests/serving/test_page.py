@@ -128,7 +128,7 @@ def test_what_goes_wrong_is_told_in_words(open_page):
     choose(page, b"no picture")
     expect(page.locator("#error")).to_contain_text("This is not a picture that can be read")
     choose(page, b"x" * 3_000_000)
-    expect(page.locator("#error")).to_contain_text("too large: it has 3.0 MB, and the server takes 2.0 MB at most")
+    expect(page.locator("#error")).to_contain_text("too large: it has 3.0 MB, and 2.0 MB are allowed")
     page.route("**/v1/caption", lambda route: route.fulfill(status=429, json={"detail": "try again in 1 s"}))
     choose(page, pictures(1)[0])
     expect(page.locator("#error")).to_have_text("The server is busy: try again in 1 s.")

@@ -1,58 +1,17 @@
-// The page of `dualcap serve`: pictures to the server, captions and maps from it, and nothing to anyone else.
+// The page of `dualcap serve`: pictures to the server, captions and maps from it, and nothing to anyone else. What computes is
+// behind backend.js: that server, or, in an exported page, this browser.
+
+import { backend } from "./backend.js";
 
 const get = (id) => document.getElementById(id);
 const CLEAR = 2, SOME = 0.5; // nats that the picture adds to a word's log-probability
 
-let token = "";
 let model = null;
-let shown = null; // {blob, captions, chosen, place, maps: caption -> place -> answer, image}
+let shown = null; // {blob, captions, chosen, place, maps: caption and place -> map, image}
 let asking = new AbortController();
 
-// The server.
-
-class Refused extends Error {
-  constructor(status, detail) { super(inWords(status, detail)); this.status = status; }
-}
-
-function inWords(status, detail) {
-  switch (status) {
-    case 401: return "This server asks for a secret, and this is not it.";
-    case 413: return `This picture is too large: ${detail}.`;
-    case 415: return `This is not a picture that can be read: ${detail}.`;
-    case 429: case 503: return `The server is busy: ${detail}.`;
-    default: return `The server could not do that: ${detail}.`;
-  }
-}
-
-async function ask(path, options = {}) {
-  const headers = token ? { Authorization: `Bearer ${token}` } : {};
-  let answer;
-  try {
-    answer = await fetch(path, { ...options, headers });
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Error("The server can't be reached. Is it running?");
-  }
-  const told = await answer.json().catch(() => ({}));
-  if (!answer.ok) {
-    if (answer.status === 401) get("secret").hidden = false;
-    throw new Refused(answer.status, told.detail ?? `status ${answer.status}`);
-  }
-  return told;
-}
-
-function form(values) {
-  const data = new FormData();
-  for (const [name, value] of Object.entries(values)) data.append(name, value);
-  return data;
-}
-
-const caption = (blob, more, signal) => ask("v1/caption", {
-  method: "POST",
-  signal,
-  body: form({
-    images: blob, num_beams: get("beams").value, max_length: get("length").value, prompt: get("prompt").value, ...more,
-  }),
+const settings = () => ({
+  num_beams: get("beams").value, max_length: get("length").value, prompt: get("prompt").value,
 });
 
 // What the page tells.
@@ -65,6 +24,7 @@ function tell(text, busy = false) {
 function fail(error) {
   if (error.name === "AbortError") return;
   tell("");
+  if (error.status === 401) get("secret").hidden = false;
   get("error").textContent = error.message;
   get("error").hidden = false;
 }
@@ -76,22 +36,23 @@ function clearError() { get("error").hidden = true; get("error").textContent = "
 async function describe(blob) {
   clearError();
   if (model && blob.size > model.max_upload) {
-    fail(new Refused(413, `it has ${megabytes(blob.size)}, and the server takes ${megabytes(model.max_upload)} at most`));
+    fail(new Error(`This picture is too large: it has ${megabytes(blob.size)}, and ${megabytes(model.max_upload)} are allowed.`));
     return;
   }
   asking.abort();
   asking = new AbortController();
   tell("Describing the picture…", true);
   try {
-    const count = get("beams").value;
-    const { captions: [best] } = await caption(blob, { num_return_sequences: count, explain: true }, asking.signal);
+    const asked = { ...settings(), num_return_sequences: get("beams").value, explain: true };
+    const best = await backend.caption(blob, asked, asking.signal);
     shown = { blob, captions: [best, ...best.others], chosen: 0, place: null, maps: new Map(), image: null };
     get("result").hidden = false;
     showCaption();
     showOthers();
     tell(`Caption: ${best.text}`);
     get("result").scrollIntoView({ block: "nearest" });
-    await showSeen(asking.signal);
+    shown.image = await load((await backend.explain(blob, best.text, [], asking.signal)).image);
+    draw(shown.image);
   } catch (error) { fail(error); }
 }
 
@@ -100,6 +61,10 @@ const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
 function showCaption() {
   const chosen = shown.captions[shown.chosen];
   shown.place = null;
+  if (!model.server) {
+    get("words").textContent = chosen.text;
+    return;
+  }
   get("word").textContent = "Choose a word to see where in the picture it comes from.";
   get("words").replaceChildren(...chosen.words.map((word, place) => {
     const button = document.createElement("button");
@@ -151,18 +116,6 @@ function showOthers() {
   }));
 }
 
-async function explain(words, signal) {
-  const { text } = shown.captions[shown.chosen];
-  const body = form({ image: shown.blob, caption: text });
-  for (const place of words.length ? words : [""]) body.append("words", place);
-  return ask("v1/explain", { method: "POST", body, signal });
-}
-
-async function showSeen(signal) {
-  shown.image = await load((await explain([], signal)).image);
-  draw(shown.image);
-}
-
 async function showWord(place) {
   const now = shown, { text, words } = now.captions[now.chosen];
   if (now.place === place) return;
@@ -171,7 +124,7 @@ async function showWord(place) {
   get("word").textContent = `“${words[place].text}”: ${inFigures(words[place])}.`;
   const key = `${place} ${text}`;
   try {
-    if (!now.maps.has(key)) now.maps.set(key, load((await explain([place], asking.signal)).words[place].map));
+    if (!now.maps.has(key)) now.maps.set(key, load((await backend.explain(now.blob, text, [place], asking.signal)).words[place].map));
     const map = await now.maps.get(key);
     if (shown === now && now.place === place) draw(now.image, map);
   } catch (error) { now.maps.delete(key); fail(error); }
@@ -230,11 +183,11 @@ get("copy").addEventListener("click", async () => {
 });
 
 async function showExamples() {
-  const addresses = await ask("examples");
+  const addresses = await backend.examples();
   get("examples").replaceChildren(...addresses.map((address, place) => {
     const button = document.createElement("button"), image = new Image();
     button.type = "button";
-    image.src = address.slice(1);
+    image.src = address;
     image.alt = `Example ${place + 1}`;
     button.append(image);
     button.addEventListener("click", async () => describe(await (await fetch(image.src)).blob()));
@@ -287,7 +240,7 @@ async function look() {
   live.asking = new AbortController();
   try {
     const blob = await frame.convertToBlob({ type: "image/jpeg", quality: 0.85 });
-    const { captions: [{ text }] } = await caption(blob, {}, live.asking.signal);
+    const { text } = await backend.caption(blob, settings(), live.asking.signal);
     if (!live.stream) return;
     clearError();
     if (text !== live.text) say(text);
@@ -319,9 +272,10 @@ document.addEventListener("visibilitychange", () => { if (document.hidden) stopL
 
 async function begin() {
   try {
-    model = await ask("v1/model");
+    model = await backend.model();
   } catch (error) {
-    if (error.status !== 401 || token) fail(error);
+    if (error.status === 401 && !get("token").value) get("secret").hidden = false;
+    else fail(error);
     return;
   }
   clearError();
@@ -331,6 +285,7 @@ async function begin() {
   ]) {
     get(id).replaceChildren(...values.map((value) => new Option(value, value, value === usual, value === usual)));
   }
+  for (const each of document.querySelectorAll(".server")) each.hidden = !model.server;
   const { encoder, language } = model.parts, total = Object.values(model.parts).reduce((sum, part) => sum + part.parameters, 0);
   get("model").textContent = `${encoder.kind} and ${language.kind} describe pictures: ` +
     `${(total / 1e6).toFixed(1)} million parameters, trained on ${model.data}.`;
@@ -338,7 +293,7 @@ async function begin() {
 
 get("secret").addEventListener("submit", (event) => {
   event.preventDefault();
-  token = get("token").value;
+  backend.secret = get("token").value;
   begin();
 });
 begin();
