@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,8 +30,10 @@ from dualcap_jax.models.mergers import Attention, MergerState, merge_step
 from dualcap_jax.models.variables import bind
 
 Precision = Literal["float32", "float16", "int8"]
-SEARCHED = ("num_beams", "max_length", "length_penalty", "early_stopping", "prompt", "batch_size", "seed")
-"""Settings that the search of `standalone` knows; `num_return_sequences` is 1."""
+SEARCHED = ("num_beams", "max_length", "length_penalty", "early_stopping", "no_repeat_ngram_size")
+"""Settings that the search of `standalone` knows, and the page's."""
+ELSEWHERE = ("prompt", "batch_size", "seed", "num_return_sequences")
+"""Settings that have a place of their own, or none where one image is searched at a time."""
 
 
 def export_onnx(captioner: Captioner, directory: Path, decoding: DecodingConfig, precision: Precision) -> None:
@@ -47,10 +49,10 @@ def export_onnx(captioner: Captioner, directory: Path, decoding: DecodingConfig,
         UserError: what it needs is not installed.
         ConfigError: for a network or a search that it can't write.
     """
-    usual = DecodingConfig(num_return_sequences=1)
+    usual = DecodingConfig()
     for field in fields(DecodingConfig):
         value = getattr(decoding, field.name)
-        if field.name not in SEARCHED and value != getattr(usual, field.name):
+        if field.name not in (*SEARCHED, *ELSEWHERE) and value != getattr(usual, field.name):
             raise ConfigError(
                 f"decoding.{field.name}={value!r}: ONNX's search has {getattr(usual, field.name)!r} alone"
             )
@@ -71,7 +73,7 @@ def export_onnx(captioner: Captioner, directory: Path, decoding: DecodingConfig,
         "precision": precision,
         "step": captioner.step,
         "image": {"size": transform.size, "resize": transform.resize, "interpolation": transform.interpolation},
-        "search": {name: value for name, value in asdict(decoding).items() if name in SEARCHED[:4]},
+        "search": {name: value for name, value in asdict(decoding).items() if name in SEARCHED},
         "start": start,
         "end_id": captioner.tokenizer.end_id,
         "state": [leaf.shape[1:] for leaf in jax.tree.leaves(_first_state(captioner))],
@@ -87,7 +89,8 @@ Part = tuple[Callable[..., Any], list[jax.ShapeDtypeStruct]]
 
 def _parts(captioner: Captioner, decoding: DecodingConfig) -> dict[str, Part]:
     config, side = captioner.config.model, captioner.config.data.image_size
-    language: Any = config.language
+    language: Any = replace(config.language, remat="none")
+    config = replace(config, encoder=replace(config.encoder, remat="none"), language=language)
     network = _settled(bind(config, captioner.model), side)
     image = jax.eval_shape(network.encode, jax.ShapeDtypeStruct((1, side, side, 3), np.uint8))
     state = _first_state(captioner)
@@ -191,11 +194,69 @@ def _converted(part: Part, precision: Precision) -> bytes:
     try:
         with _portable():
             model = importlib.import_module("jax2onnx").to_onnx(function, shapes)
+        return _smaller(_with_products(model.SerializeToString()), precision)
     except ModuleNotFoundError as error:
         raise UserError(
             f"ONNX needs {error.name}: pip install 'dualcap-jax[onnx]', then pip install --no-deps jax2onnx"
         ) from None
-    data: bytes = model.SerializeToString()
+
+
+def _with_products(data: bytes) -> bytes:
+    """The graph with what is constant computed, and with MatMul for each product with constant weights.
+
+    The converter writes all products as Einsum, which onnxruntime computes more slowly and does not quantise.
+    """
+    import onnx
+    import onnxruntime
+
+    with TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
+        options.log_severity_level = 3  # errors
+        onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        model = onnx.load(options.optimized_model_filepath)
+    constants = {each.name: each for each in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Einsum" and node.input[-1] in constants:
+            order = _order_of_weights(node.attribute[0].s.decode())
+            if order is None:
+                continue
+            name = f"{node.input[1]}_{order}"
+            weights = onnx.numpy_helper.to_array(constants[node.input[1]])
+            constants[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(weights.transpose(order)), name)
+            node.op_type, node.input[1] = "MatMul", name
+            del node.attribute[:]
+    used = {*_names_read(model.graph), *(each.name for each in model.graph.output)}
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(each for name, each in constants.items() if name in used)
+    folded: bytes = model.SerializeToString()
+    return folded
+
+
+def _names_read(graph: Any) -> Iterator[str]:
+    """What its nodes take, those of loops' bodies too."""
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _names_read(attribute.g)
+
+
+def _order_of_weights(equation: str) -> tuple[int, int] | None:
+    """How a matrix of weights must lie for MatMul to compute what Einsum does; None where MatMul can't."""
+    terms, result = equation.replace(" ", "").split("->")
+    first, *others = terms.split(",")
+    if len(others) != 1 or len(others[0]) != 2 or first[-1] not in others[0]:
+        return None
+    summed, kept = first[-1], others[0].replace(first[-1], "")
+    if result != first[:-1] + kept:
+        return None
+    return (0, 1) if others[0] == summed + kept else (1, 0)
+
+
+def _smaller(data: bytes, precision: Precision) -> bytes:
+    """The graph with weights of this precision."""
     if precision == "float16":
         from onnx import load_from_string
         from onnxruntime.transformers.float16 import convert_float_to_float16

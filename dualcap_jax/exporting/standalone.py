@@ -162,22 +162,29 @@ class Graphs:
         for position, token in enumerate(start):
             log_probs, state = self._step(np.full(beams, token, np.int32), position, cache, image, state)
         live, totals = [list(start)] * beams, np.array([0.0] + [-1e9] * (beams - 1), np.float32)
+        own = np.zeros(beams)  # without what bans add
         finished: list[Found] = []
         while True:
-            summed = (totals[:, None] + log_probs).ravel()
+            allowed = log_probs.copy()
+            for row, so_far in enumerate(live):
+                allowed[row, _repeating(so_far, settings["no_repeat_ngram_size"])] = -np.inf
+            if beams == 1:
+                allowed = _log_softmax(allowed)
+            summed = (totals[:, None] + allowed).ravel()
             best = np.argsort(-summed, kind="stable")[: 2 * beams]
             rows, tokens = np.divmod(best, log_probs.shape[1])
             ends = (tokens == self._manifest["end_id"]) | (len(live[0]) + 1 >= longest)
             extended = [[*live[row], int(token)] for row, token in zip(rows, tokens, strict=True)]
             generated = len(extended[0]) - len(start)
+            own = own[rows] + log_probs[rows, tokens]
             finished += [
-                (extended[i], float(summed[best[i]] / generated**penalty), float(summed[best[i]]))
+                (extended[i], float(summed[best[i]] / generated**penalty), float(own[i]))
                 for i in range(beams)
                 if ends[i]
             ]
             finished = sorted(finished, key=lambda each: -each[1])[:beams]
             on = np.argsort(-(summed[best] - 1e9 * ends), kind="stable")[:beams]
-            live, totals = [extended[i] for i in on], summed[best[on]] - np.float32(1e9) * ends[on]
+            live, totals, own = [extended[i] for i in on], summed[best[on]] - np.float32(1e9) * ends[on], own[on]
             full = len(finished) == beams
             most = (longest - len(start)) if early == "never" and penalty > 0 else generated
             over = full and (early is True or totals[0] / most**penalty <= finished[-1][1])
@@ -202,8 +209,20 @@ class Graphs:
         place = np.array(position, np.int32)
         hidden, cache[0, :, :, position], cache[1, :, :, position] = self._run["language"](tokens, place, *cache)
         logits, *state = self._run["merger"](hidden, place, *image, *state)
-        logits -= logits.max(1, keepdims=True)
-        return logits - np.log(np.exp(logits).sum(1, keepdims=True)), state
+        return _log_softmax(logits), state
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    logits = logits - logits.max(1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(1, keepdims=True))
+
+
+def _repeating(tokens: list[int], size: int) -> list[int]:
+    """What would make a run of `size` tokens occur twice; nothing where `size` is 0."""
+    if size < 1:
+        return []
+    last = tokens[len(tokens) - size + 1 :] if len(tokens) >= size else None
+    return [tokens[i + size - 1] for i in range(len(tokens) - size + 1) if tokens[i : i + size - 1] == last]
 
 
 BACKENDS: dict[str, Any] = {"dualcap-stablehlo": Compiled, "dualcap-onnx": Graphs}

@@ -45,7 +45,8 @@ def test_its_captions_and_scores_are_the_captioners(exported, finished, rng):
         {"num_beams": 1},
         {"num_beams": 4, "early_stopping": False, "length_penalty": 0.6, "max_length": 12},
         {"num_beams": 3, "early_stopping": "never", "length_penalty": 2.0, "prompt": "there is"},
-        {"num_beams": 5, "length_penalty": -1.0},
+        {"num_beams": 5, "length_penalty": -1.0, "no_repeat_ngram_size": 2},
+        {"num_beams": 1, "no_repeat_ngram_size": 1},
     ],
 )
 def test_every_search_is_transformers(finished, tmp_path, rng, settings):
@@ -86,7 +87,7 @@ def test_the_folder_needs_neither_jax_nor_this_package(exported, finished, tmp_p
 
 def test_what_it_can_not_do_is_told_in_a_line(finished, exported, tmp_path):
     for option, told in [
-        (["--decoding.no-repeat-ngram-size", 2], "decoding.no_repeat_ngram_size=2: ONNX's search has 0 alone"),
+        (["--decoding.min-length", 9], "decoding.min_length=9: ONNX's search has 0 alone"),
         (["--decoding.do-sample", "True"], "decoding.do_sample=True: ONNX's search has False alone"),
     ]:
         done = run("export", finished[0], tmp_path / "out", "--format", "onnx", *option, code=2)

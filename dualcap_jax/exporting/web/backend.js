@@ -105,7 +105,7 @@ function blend(source, at, step, target, to, stride, each) {
 // The search, as transformers' `generate` has it, for one picture.
 
 async function search(model, image, { beams, longest }) {
-  const { network, start, end_id: end, search: { length_penalty: penalty, early_stopping } } = model;
+  const { network, start, end_id: end, search: { length_penalty: penalty, early_stopping, no_repeat_ngram_size } } = model;
   const [layers, length, width] = model.cache, early = beams > 1 ? early_stopping : true;
   const repeated = image.map(({ data, dims: [, ...shape] }) => {
     const all = new Float32Array(data.length * beams);
@@ -133,6 +133,12 @@ async function search(model, image, { beams, longest }) {
   for (const [position, token] of start.entries()) logProbs = await step(Array(beams).fill(token), position);
   let live = Array(beams).fill(start), totals = [0, ...Array(beams - 1).fill(-1e9)], finished = [];
   for (;;) {
+    for (const [row, tokens] of live.entries()) {
+      for (const token of repeating(tokens, no_repeat_ngram_size)) {
+        logProbs[row * (logProbs.length / beams) + token] = -Infinity;
+      }
+    }
+    if (beams === 1) logProbs = logSoftmax(logProbs, 1);
     const vocabulary = logProbs.length / beams, best = largest(logProbs, totals, vocabulary, 2 * beams);
     const made = live[0].length + 1, generated = made - start.length;
     for (const each of best) {
@@ -154,6 +160,16 @@ async function search(model, image, { beams, longest }) {
     state = state.map((each) => taken(each, 0, rows));
     logProbs = await step(on.map((each) => each.token), made - 1);
   }
+}
+
+// What would make a run of so many tokens occur twice; nothing where it is 0.
+function repeating(tokens, size) {
+  if (size < 1 || tokens.length < size) return [];
+  const last = tokens.slice(tokens.length - size + 1), found = [];
+  for (let i = 0; i + size <= tokens.length; i++) {
+    if (last.every((token, j) => tokens[i + j] === token)) found.push(tokens[i + size - 1]);
+  }
+  return found;
 }
 
 const zeros = (shape) => tensor("float32", new Float32Array(shape.reduce((a, b) => a * b, 1)), shape);
