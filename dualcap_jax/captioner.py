@@ -354,16 +354,23 @@ class Captioner:
             seen = None
             if explain:
                 seen = log_probs(self.config.model, self.model, features, found.tokens, found.lengths)
-            found, seen = jax.device_get((found, seen))
-            captions = []
-            for row in range(len(keys)):
-                best, *others = (
-                    self._caption(found, (row, rank), len(start), seen) for rank in range(found.scores.shape[1])
-                )
-                captions.append(replace(best, others=tuple(others)))
-            return captions
+            return self.captions(len(start), *jax.device_get((found, seen)))
 
         return search
+
+    def captions(self, prompt: int, found: Decoded, seen: tuple[np.ndarray, ...] | None) -> list[Caption]:
+        """What a search found, in words.
+
+        Args:
+            prompt: tokens that every caption begins with.
+            found: the search's; arrays of numpy.
+            seen: what `log_probs` gave for it, where words are to be explained.
+        """
+        captions = []
+        for row in range(len(found.scores)):
+            best, *others = (self._caption(found, (row, rank), prompt, seen) for rank in range(found.scores.shape[1]))
+            captions.append(replace(best, others=tuple(others)))
+        return captions
 
     def rules(self, decoding: DecodingConfig) -> tuple[list[int], Rules]:
         """The tokens that every caption begins with, and what may follow.

@@ -1,13 +1,10 @@
 """A captioner as ONNX: the encoder, one step of the language model, the merger with the output layer."""
 
-import hashlib
 import importlib
-import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -22,8 +19,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from dualcap_jax.captioner import Captioner
 from dualcap_jax.decoding import DecodingConfig
 from dualcap_jax.errors import ConfigError, UserError
-from dualcap_jax.exporting import standalone
-from dualcap_jax.files import replacing, write_text
+from dualcap_jax.exporting.folder import write_folder
 from dualcap_jax.models.dual import DualCaptioner
 from dualcap_jax.models.language_models import GPT2Config
 from dualcap_jax.models.mergers import Attention, MergerState, merge_step
@@ -61,26 +57,15 @@ def export_onnx(captioner: Captioner, directory: Path, decoding: DecodingConfig,
         raise ConfigError(f"model.language.kind={language.kind}: a step of it is not written as ONNX, one of gpt2 is")
     start, _ = captioner.rules(decoding)
     files = {f"{name}.onnx": _converted(part, precision) for name, part in _parts(captioner, decoding).items()}
-    files["tokenizer.json"] = captioner.tokenizer.to_json().encode()
-    for name, data in {**files, "caption.py": Path(standalone.__file__).read_bytes()}.items():
-        with replacing(directory / name) as file:
-            file.write_bytes(data)
-    transform = captioner.config.data.transform
-    manifest = {
+    about = {
         "format": "dualcap-onnx",
-        "version": standalone.VERSION,
-        "made_with": {name: version(name) for name in ("dualcap-jax", "jax", "jax2onnx", "onnx")},
         "precision": precision,
-        "step": captioner.step,
-        "image": {"size": transform.size, "resize": transform.resize, "interpolation": transform.interpolation},
         "search": {name: value for name, value in asdict(decoding).items() if name in SEARCHED},
         "start": start,
-        "end_id": captioner.tokenizer.end_id,
         "state": [leaf.shape[1:] for leaf in jax.tree.leaves(_first_state(captioner))],
         "cache": [language.layers, decoding.max_length, language.width],
-        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
-    write_text(directory / "manifest.json", json.dumps(manifest, indent=2) + "\n")  # last: without it, it is none
+    write_folder(captioner, directory, files, ("jax2onnx", "onnx"), about)
 
 
 Part = tuple[Callable[..., Any], list[jax.ShapeDtypeStruct]]

@@ -1,10 +1,7 @@
 """A captioner as StableHLO: the encoder and the whole search in one function, for CPUs, GPUs and TPUs."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 
 import jax
@@ -17,8 +14,7 @@ from dualcap_jax import inference
 from dualcap_jax.captioner import Captioner
 from dualcap_jax.decoding import DecodingConfig
 from dualcap_jax.errors import ConfigError
-from dualcap_jax.exporting import standalone
-from dualcap_jax.files import replacing, write_text
+from dualcap_jax.exporting.folder import write_folder
 from dualcap_jax.pretrained.tables import export, own_table, unflatten
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -40,7 +36,7 @@ def export_stablehlo(captioner: Captioner, directory: Path, decoding: DecodingCo
         raise ConfigError("decoding.do_sample=True: what is exported draws nothing by chance; give False")
     weights = export(own_table(captioner.model), captioner.model)
     shapes = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in weights.items()}
-    side, tokenizer = captioner.config.data.image_size, captioner.tokenizer
+    side = captioner.config.data.image_size
     start, rules = captioner.rules(decoding)
 
     def caption(weights: dict[str, Array], images: UInt8[Array, "batch size size 3"]) -> dict[str, Array]:
@@ -55,21 +51,10 @@ def export_stablehlo(captioner: Captioner, directory: Path, decoding: DecodingCo
         images = jax.ShapeDtypeStruct((size, side, side, 3), np.uint8)
         exported = jax.export.export(jax.jit(caption), platforms=PLATFORMS)(shapes, images)
         functions[f"caption-{size}.stablehlo"] = bytes(exported.serialize())
-    files = {**functions, "tokenizer.json": tokenizer.to_json().encode(), "weights.safetensors": save(weights)}
-    for name, data in {**files, "caption.py": Path(standalone.__file__).read_bytes()}.items():
-        with replacing(directory / name) as file:
-            file.write_bytes(data)
-    transform = captioner.config.data.transform
-    manifest = {
+    about = {
         "format": "dualcap-stablehlo",
-        "version": standalone.VERSION,
-        "made_with": {name: version(name) for name in ("dualcap-jax", "jax", "jaxlib")},
         "platforms": PLATFORMS,
-        "step": captioner.step,
-        "image": {"size": transform.size, "resize": transform.resize, "interpolation": transform.interpolation},
         "search": {name: value for name, value in asdict(decoding).items() if name not in ("batch_size", "seed")},
-        "end_id": tokenizer.end_id,
         "functions": {str(size): name for size, name in zip(sizes, functions, strict=True)},
-        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
-    write_text(directory / "manifest.json", json.dumps(manifest, indent=2) + "\n")  # last: without it, it is none
+    write_folder(captioner, directory, {**functions, "weights.safetensors": save(weights)}, ["jaxlib"], about)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from dualcap_jax import kept
 from dualcap_jax.models.config import ModelConfig
 from dualcap_jax.models.dual import DualCaptioner
 from dualcap_jax.models.language_models import LanguageModel, LanguageModelConfig
@@ -47,7 +48,18 @@ def init(config: ModelConfig, seed: int) -> Variables:
 
 def shapes(config: ModelConfig) -> Variables:
     """Shapes and dtypes of what `init` returns."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), _abstract(config)[1])
+
+    def leaves() -> list[tuple[list[str | int], list[int], str]]:
+        with_paths = jax.tree.leaves_with_path(_abstract(config)[1])
+        return [([key.key for key in path], list(leaf.shape), str(leaf.dtype)) for path, leaf in with_paths]
+
+    tree: Variables = {}
+    for (*above, last), shape, dtype in kept.computed("shapes", config, leaves):
+        place = tree
+        for key in above:
+            place = place.setdefault(key, {})
+        place[last] = jax.ShapeDtypeStruct(tuple(shape), dtype)
+    return tree
 
 
 def _init(config: ModelConfig, key: jax.Array) -> Variables:

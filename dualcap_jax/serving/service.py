@@ -5,7 +5,7 @@ import io
 import os
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -75,7 +75,11 @@ class Service:
         """Return once a search is compiled for one image; larger batches follow by themselves."""
         shape = self.engine.shape(settings)
         if shape not in self.engine.compiled:
-            await self._once(shape, self.engine.compile, settings, 1)
+            await self._once(shape, self._compile, settings)
+
+    def _compile(self, settings: Settings) -> None:
+        self.engine.compile(settings, 1)
+        with suppress(RuntimeError):  # the server is stopping
             for size in self.config.sizes[1:]:
                 self._compiler.submit(self.engine.compile, settings, size)
 
@@ -128,7 +132,7 @@ class Service:
             await self._once("explain", self.engine.compile_explaining)
             (words,) = await self._batcher.submit(partial(self.engine.explain, opened), [(caption,)])
             maps = {}
-            for place in range(len(words)) if places is None else places:
+            for place in range(len(words)) if places is None else set(places):
                 (maps[place],) = await self._batcher.submit(partial(self.engine.word_map, opened), [(caption, place)])
             return self.engine.captioner.prepare(opened), words, maps
 
