@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float32, Int, UInt8
 from safetensors.numpy import save
 
-from dualcap_jax import inference
+from dualcap_jax import captioning, inference
 from dualcap_jax.card import model_card
 from dualcap_jax.config import ExperimentConfig, load_json, load_run, save_json
 from dualcap_jax.data.inputs import ImageInput, is_alone, open_image
@@ -319,13 +319,24 @@ class Captioner:
         Raises:
             ConfigError: when the prompt leaves no room.
         """
-        search = self.searcher(decoding, explain)
         pending, first = iter(images), 0
         while chunk := list(islice(pending, decoding.batch_size)):
             size = 1 if first == 0 and len(chunk) == 1 else decoding.batch_size
             filled = chunk + [chunk[-1]] * (size - len(chunk))
-            yield from search(self.encode(np.stack(filled)), first)[: len(chunk)]
+            yield from self.caption_batch(np.stack(filled), decoding, explain, first)[: len(chunk)]
             first += len(chunk)
+
+    def caption_batch(
+        self, images: UInt8[np.ndarray, "batch size size 3"], decoding: DecodingConfig, explain: bool, first: int = 0
+    ) -> list[Caption]:
+        """Captions of one batch, for which one compilation serves; arguments as of `caption_prepared`, `searcher`."""
+        if self._mesh is not None:
+            return self.searcher(decoding, explain)(self.encode(images), first)
+        start, rules = self.rules(decoding)
+        found, seen = captioning.caption(
+            self.config.model, self.model, images, start, rules, explain=explain, seed=decoding.seed, first=first
+        )
+        return self.captions(len(start), found, seen)
 
     def searcher(self, decoding: DecodingConfig, explain: bool = False) -> Callable[[Image, int], list[Caption]]:
         """A function that captions encoded images.

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dualcap_jax import Captioner, inference
+from dualcap_jax import Captioner, captioning
 from dualcap_jax import caption as caption_command
 from dualcap_jax.config import load_json
 from dualcap_jax.errors import ConfigError
@@ -202,10 +202,10 @@ def test_a_captioner_gives_the_same_caption_whatever_the_batch(finished):
     captioner = Captioner.load(workdir)
     rng = np.random.default_rng(1)
     arrays = [rng.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(6)]
-    inference.search.clear_cache()
+    captioning._compiled.clear()
     together = captioner(arrays)  # batches of 4: the last one is ragged
     captioner(arrays[:3])
-    assert inference.search._cache_size() == 1
+    assert len(captioning._compiled) == 1
     alone = [captioner(array) for array in arrays]
     assert [c.text for c in together] == [c.text for c in alone]
     np.testing.assert_allclose([c.score for c in together], [c.score for c in alone], rtol=1e-4)

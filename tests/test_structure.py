@@ -15,7 +15,7 @@ LEVELS = [
     {"pretrained", "inference"},
     {"training"},
     {"config", "encoding", "explain"},
-    {"card"},
+    {"card", "captioning"},
     {"captioner"},
     {"bulk", "serving"},
     {"exporting"},

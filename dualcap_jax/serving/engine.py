@@ -1,23 +1,17 @@
 """The captioner as a server uses it: few fixed shapes, each compiled once."""
 
 import sys
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, Int, UInt8
+from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from dualcap_jax import inference, kept
 from dualcap_jax.captioner import Caption, Captioner
-from dualcap_jax.decoding import Decoded, DecodingConfig, Rules
+from dualcap_jax.decoding import DecodingConfig
 from dualcap_jax.errors import ConfigError, UserError
-from dualcap_jax.explain.words import Word, log_probs
-from dualcap_jax.models.config import ModelConfig
+from dualcap_jax.explain.words import Word
 from dualcap_jax.serving.config import ServingConfig
 
 Shape = tuple[int, int, int]
@@ -51,8 +45,6 @@ class Engine:
         self.lengths = tuple(sorted({*config.lengths, usual.max_length}))
         if self.lengths[-1] > positions:
             raise ConfigError(f"--lengths {self.lengths[-1]}: the language model has {positions} positions")
-        self._leaves = jax.tree.flatten(captioner.model)
-        self._functions: dict[Hashable, Callable[..., Any]] = {}
         self.compiled: dict[Shape, list[int]] = {}
         """Sizes of batches by what is compiled for them."""
 
@@ -103,19 +95,7 @@ class Engine:
             max_length=settings.max_length,
             prompt=settings.prompt,
         )
-        captioner, pixels = self.captioner, np.stack(images)
-        if jax.local_device_count() > 1:  # each of which does its share
-            return captioner.searcher(decoding, settings.explain)(captioner.encode(pixels), 0)
-        start, rules = captioner.rules(decoding)
-        key = rules, len(start), len(images), settings.explain
-        leaves, tree = self._leaves
-        prompt = np.array(start, np.int32)
-        if key not in self._functions:
-            function = partial(_caption, captioner.config.model, tree, rules, settings.explain)
-            about = captioner.config.model, str(tree), rules, settings.explain
-            self._functions[key] = kept.traced(function, about, leaves, pixels, prompt)
-        *found, seen = jax.device_get(self._functions[key](leaves, pixels, prompt))
-        return captioner.captions(len(start), Decoded(*found), tuple(seen) or None)
+        return self.captioner.caption_batch(np.stack(images), decoding, settings.explain)
 
     def _usual_decoding(self) -> DecodingConfig:
         """The run's own search, less what a server does not offer."""
@@ -160,21 +140,3 @@ class Engine:
             WordError: the caption has no such word.
         """
         return self.captioner.grad_cam(image, caption, place)
-
-
-def _caption(
-    config: ModelConfig,
-    tree: Any,
-    rules: Rules,
-    explain: bool,
-    leaves: list[Array],
-    images: UInt8[Array, "batch size size 3"],
-    start: Int[Array, " prompt"],
-) -> tuple[Any, ...]:
-    """Encode images, search for captions, explain their words: `Decoded`'s arrays, and those of `log_probs`."""
-    variables = jax.tree.unflatten(tree, leaves)
-    features = inference.encode(config, variables, images)
-    keys = jnp.broadcast_to(jax.random.key(0), len(images))  # none is read
-    found = inference.search(config, variables, features, start, keys, rules)
-    seen = log_probs(config, variables, features, found.tokens, found.lengths) if explain else ()
-    return *found, seen
