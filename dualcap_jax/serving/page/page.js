@@ -34,6 +34,8 @@ function clearError() { get("error").hidden = true; get("error").textContent = "
 // One picture.
 
 async function describe(blob) {
+  await begun;
+  if (!model) return; // which was told
   clearError();
   if (model && blob.size > model.max_upload) {
     fail(new Error(`This picture is too large: it has ${megabytes(blob.size)}, and ${megabytes(model.max_upload)} are allowed.`));
@@ -200,6 +202,8 @@ async function showExamples() {
 const live = { stream: null, text: "", timer: null, asking: null };
 
 async function startLive() {
+  await begun;
+  if (!model) return;
   clearError();
   try {
     live.stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
@@ -294,7 +298,7 @@ async function begin() {
 get("secret").addEventListener("submit", (event) => {
   event.preventDefault();
   backend.secret = get("token").value;
-  begin();
+  begun = begin();
 });
-begin();
+let begun = begin();
 showExamples().catch(fail);
