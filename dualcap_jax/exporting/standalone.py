@@ -1,7 +1,7 @@
 """Caption images with an exported captioner: python caption.py IMAGE...
 
 Lies in every folder that `dualcap export` wrote as stablehlo or onnx. It needs what is there, numpy, Pillow,
-tokenizers, and jax or onnxruntime: nothing of dualcap_jax, and none of the network's code.
+tokenizers, and jax with flatbuffers, or onnxruntime: nothing of dualcap_jax, and none of the network's code.
 
     from caption import load_exported
 

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -67,7 +68,11 @@ class Service:
             self._compiler.shutdown(wait=False, cancel_futures=True)
 
     async def _compile_usual(self) -> None:
-        await self._compiled(self.engine.usual)
+        try:
+            await self._compiled(self.engine.usual)
+        except Exception as error:  # requests try it again
+            print(f"the usual search can't be compiled: {error}", file=sys.stderr)
+            return
         self.ready = True
         await self._once("explain", self.engine.compile_explaining)
 
