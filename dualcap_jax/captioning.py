@@ -40,7 +40,7 @@ def caption(
     """
     leaves, tree = jax.tree.flatten(variables)
     numbers = first + np.arange(len(images), dtype=np.int32)
-    args = leaves, images, np.array(start, np.int32), numbers, np.uint32(seed)
+    args = leaves, images, np.array(start, np.int32), numbers, np.uint32(seed % 2**32)  # as jax.random.key
     key = config, tree, rules, explain, images.shape, len(start)
     if key not in _compiled:
         about = config, str(tree), rules, explain

@@ -11,10 +11,9 @@ from dualcap_jax import cli
 from dualcap_jax.config import load_run
 from dualcap_jax.decoding.config import DecodingConfig
 from dualcap_jax.errors import UserError, require
+from dualcap_jax.exporting import Precision
 from dualcap_jax.files import is_empty
 from dualcap_jax.training.config import Which
-
-Precision = Literal["float32", "float16", "int8"]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 from unittest import mock
 
 import jax
@@ -19,13 +19,13 @@ from jaxtyping import Array, Float, Int, UInt8
 from dualcap_jax.captioner import Captioner
 from dualcap_jax.decoding import DecodingConfig
 from dualcap_jax.errors import ConfigError, UserError
+from dualcap_jax.exporting import Precision
 from dualcap_jax.exporting.folder import write_folder
 from dualcap_jax.models.dual import DualCaptioner
 from dualcap_jax.models.language_models import GPT2Config
 from dualcap_jax.models.mergers import Attention, MergerState, merge_step
 from dualcap_jax.models.variables import bind
 
-Precision = Literal["float32", "float16", "int8"]
 SEARCHED = ("num_beams", "max_length", "length_penalty", "early_stopping", "no_repeat_ngram_size")
 """Settings that the search of `standalone` knows, and the page's."""
 ELSEWHERE = ("prompt", "batch_size", "seed", "num_return_sequences")
@@ -39,7 +39,7 @@ def export_onnx(captioner: Captioner, directory: Path, decoding: DecodingConfig,
         captioner: to export.
         directory: made where it is not there; files of these names are replaced.
         decoding: the search whose settings are noted.
-        precision: of the weights; int8: those of products alone, quantised, with float32 between them.
+        precision: of the weights.
 
     Raises:
         UserError: what it needs is not installed.

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
 from dualcap_jax.captioner import Caption, Captioner
 from dualcap_jax.decoding import DecodingConfig
 from dualcap_jax.errors import ConfigError, UserError
-from dualcap_jax.explain.words import Word
 from dualcap_jax.serving.config import ServingConfig
 
 Shape = tuple[int, int, int]
@@ -123,20 +122,8 @@ class Engine:
             raise UserError(f"caption: {tokens} tokens; must be at most {longest}")
 
     def compile_explaining(self) -> None:
-        """Compile what `explain` and `word_map` need."""
+        """Compile what the captioner's `explain` and `grad_cam` need."""
         side = self.captioner.config.data.image_size
         image = Image.new("RGB", (side, side))
-        self.explain(image, "a")
-        self.word_map(image, "a", 0)
-
-    def explain(self, image: Image.Image, caption: str) -> tuple[Word, ...]:
-        """The words of a caption of an image, with what the image gave each."""
-        return self.captioner.explain(image, caption)
-
-    def word_map(self, image: Image.Image, caption: str, place: int) -> Float32[np.ndarray, "size size"]:
-        """Which places of an image speak for a word of a caption, by its place from 0: Grad-CAM.
-
-        Raises:
-            WordError: the caption has no such word.
-        """
-        return self.captioner.grad_cam(image, caption, place)
+        self.captioner.explain(image, "a")
+        self.captioner.grad_cam(image, "a", 0)

@@ -132,14 +132,14 @@ class Service:
         """
 
         async def work() -> tuple[np.ndarray, tuple[Word, ...], dict[int, np.ndarray]]:
-            opened = await self._in(self._decoders, self._opened, image)
+            opened, captioner = await self._in(self._decoders, self._opened, image), self.engine.captioner
             self.engine.check_caption(caption)
             await self._once("explain", self.engine.compile_explaining)
-            (words,) = await self._batcher.submit(partial(self.engine.explain, opened), [(caption,)])
+            (words,) = await self._batcher.submit(partial(captioner.explain, opened), [(caption,)])
             maps = {}
             for place in range(len(words)) if places is None else set(places):
-                (maps[place],) = await self._batcher.submit(partial(self.engine.word_map, opened), [(caption, place)])
-            return self.engine.captioner.prepare(opened), words, maps
+                (maps[place],) = await self._batcher.submit(partial(captioner.grad_cam, opened), [(caption, place)])
+            return captioner.prepare(opened), words, maps
 
         return await self._in_time(work())
 

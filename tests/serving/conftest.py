@@ -11,7 +11,7 @@ from ..commands import command, environment
 
 
 @contextmanager
-def serving(run: Path, *options, ready: bool = True):
+def serving(run: Path, *options):
     """The address of a server of a run, and its process."""
     told = subprocess.Popen(
         command("serve", run, "--port", 0, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -22,8 +22,7 @@ def serving(run: Path, *options, ready: bool = True):
         line = told.stdout.readline()
         found = re.match(r"(http://\S+)", line)
         assert found, (line, told.stderr.read() if told.stderr else "")
-        if ready:
-            wait_until_ready(found[1])
+        wait_until_ready(found[1])
         yield found[1], told
     finally:
         told.kill()

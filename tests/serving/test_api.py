@@ -15,7 +15,7 @@ from PIL import Image
 from dualcap_jax import Captioner
 
 from ..commands import run
-from .conftest import serving, wait_until_ready
+from .conftest import serving
 
 
 def encoded(image: Image.Image, kind="PNG", **settings) -> bytes:
@@ -258,7 +258,6 @@ def test_a_killed_server_starts_again_in_the_same_place(finished):
         process.wait()
         port = address.rpartition(":")[2]
         with serving(finished[0], "--port", port) as (again, _):
-            wait_until_ready(again)
             assert again == address
 
 

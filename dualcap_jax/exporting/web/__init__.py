@@ -12,7 +12,8 @@ from typing import Any
 from dualcap_jax.captioner import Captioner
 from dualcap_jax.decoding import DecodingConfig
 from dualcap_jax.errors import UserError
-from dualcap_jax.exporting.onnx import Precision, export_onnx
+from dualcap_jax.exporting import Precision
+from dualcap_jax.exporting.onnx import export_onnx
 from dualcap_jax.files import replacing
 from dualcap_jax.serving.examples import draw_examples
 
