@@ -97,11 +97,11 @@ def test_a_signal_while_training_compiles_its_first_step_is_answered_in_a_line(s
     assert (process.returncode, errors) == (128 + number, f"interrupted ({number.name})\n")
 
 
-@pytest.mark.parametrize("name", ["caption", "evaluate"])
-def test_an_interrupt_while_a_search_is_compiled_is_answered_in_a_line(start, finished, image, name):
+@pytest.mark.parametrize(("name", "compiled"), [("caption", "jit(_caption)"), ("evaluate", "jit(encode)")])
+def test_an_interrupt_while_a_search_is_compiled_is_answered_in_a_line(start, finished, image, name, compiled):
     arguments = [finished[0], image] if name == "caption" else [finished[0]]
     process = start(command(name, *arguments), JAX_LOG_COMPILES="1", JAX_ENABLE_COMPILATION_CACHE="false")
-    until(process.stderr, "Compiling jit(encode)")
+    until(process.stderr, f"Finished jaxpr to MLIR module conversion {compiled}")
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
