@@ -38,7 +38,6 @@ def main(args: Sequence[str]) -> int:
     from dualcap_jax.data.sources import open_source
     from dualcap_jax.encoding import encode_once
     from dualcap_jax.files import LOCK
-    from dualcap_jax.models import variables
     from dualcap_jax.pretrained.load import load_pretrained
     from dualcap_jax.resolving import as_published, as_resolved, load_captioner
     from dualcap_jax.training.run import owned
@@ -53,7 +52,7 @@ def main(args: Sequence[str]) -> int:
         config, model = as_resolved(config, captioner.config), captioner.model
     else:
         config = as_published(config)
-        model, notes = load_pretrained(config.model, variables.init(config.model, config.training.seed))
+        model, notes = load_pretrained(config.model, config.training.seed)
         print("".join(f"{note}\n" for note in notes), end="", flush=True)
     with owned(out / LOCK, str(out)):
         for split, source in sources:

@@ -7,7 +7,8 @@ Prints for each case: captions found to differ; images a second of both; our tim
 alternated pairs, the second of two calls in each turn; what the peer's arithmetic alone would allow at the rate of this
 machine's matrix product; the share of the language model's rows that shared prefixes and finished images save, which
 the figure shows step by step; and the memory that our search needs beside the weights, as XLA
-planned it. As in our commands, glibc keeps freed memory, by which the peer gains too.
+planned it. As in our commands, glibc keeps freed memory, by which the peer gains too. Where JAX and PyTorch both have a
+GPU, both sides run on it, with products in TF32.
 
 `--as-gpt2-small` widens the run's network to GPT-2 small's size (768 x 12, 50,257 tokens, the merger's published
 widths) without changing what it says: a network of the real size whose language is as sure as a trained one's.
@@ -189,12 +190,18 @@ def our_search(
     return search
 
 
-def matrix_product_rate() -> float:
+def matrix_product_rate(place: str) -> float:
     """FLOP a second of the better of the two libraries at a large product, now."""
     x = np.random.default_rng(0).standard_normal((1024, 3072), np.float32)
-    y, ours = torch.from_numpy(x), jax.jit(lambda x: x @ x.T)
-    theirs = torch.inference_mode()(lambda: y @ y.T)
-    best = min(_seconds(job) for _ in range(10) for job in (lambda: jax.block_until_ready(ours(x)), theirs))
+    y, z, product = torch.from_numpy(x).to(place), jax.device_put(x), jax.jit(lambda x: x @ x.T)
+
+    @torch.inference_mode()
+    def theirs() -> None:
+        y @ y.T
+        if place == "cuda":
+            torch.cuda.synchronize()
+
+    best = min(_seconds(job) for _ in range(10) for job in (lambda: jax.block_until_ready(product(z)), theirs))
     return 2 * 1024 * 1024 * 3072 / best
 
 
@@ -246,14 +253,16 @@ def main(arguments: Sequence[str]) -> int:
     config, model = captioner.config, captioner.model
     if args.as_gpt2_small:
         config, model = widened(config, model)
-    peer, model = peer_of(config, model), jax.device_put(model)
+    place = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+    torch.set_float32_matmul_precision("high" if place == "cuda" else "highest")  # as XLA takes them there
+    peer, model = peer_of(config, model).to(place), jax.device_put(model)
 
     language = config.model.language
     assert isinstance(language, GPT2Config)
     row = 24 * language.layers * language.width**2  # FLOP of the language model's products, one row, one step
     merger = sum(leaf.size for leaf in jax.tree.leaves(model["params"]["merger"]))
     own = 2 * (merger + language.vocab_size * language.width)  # of what each hypothesis has to itself
-    rate = matrix_product_rate()
+    rate = matrix_product_rate(place)
     print(f"matrix product: {rate / 1e9:.0f} GFLOP/s; a row {row / 1e6:.0f} + {own / 1e6:.0f} MFLOP a step")
 
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -272,14 +281,14 @@ def main(arguments: Sequence[str]) -> int:
         search = our_search(config.model, settings, end).lower(model, some).compile()
         compiling, planned = time.perf_counter() - began, search.memory_analysis()
         memory = planned.temp_size_in_bytes if planned else float("nan")  # not all backends tell
-        start = torch.full((batch, 1), end)
-        seen = {name: torch.from_numpy(values[:batch]) for name, values in peer_features.items()}
+        start = torch.full((batch, 1), end, device=place)
+        seen = {name: torch.from_numpy(values[:batch]).to(place) for name, values in peer_features.items()}
 
         @torch.inference_mode()
         def generate(
             start: torch.Tensor = start, seen: dict = seen, settings: DecodingConfig = settings
         ) -> torch.Tensor:
-            return peer.generate(
+            found = peer.generate(
                 start,
                 **seen,
                 attention_mask=torch.ones_like(start),
@@ -291,6 +300,7 @@ def main(arguments: Sequence[str]) -> int:
                     for name in ("num_beams", "max_length", "no_repeat_ngram_size", "length_penalty", "early_stopping")
                 },
             )
+            return found.cpu()
 
         def ours(search: Compiled = search, some: Image = some) -> Decoded:
             return jax.block_until_ready(search(model, some))

@@ -42,7 +42,6 @@ def build(side: str, args: argparse.Namespace) -> tuple[list[dict[str, np.ndarra
     from dualcap_jax.data.pipeline import train_iterator
     from dualcap_jax.data.sources import open_source
     from dualcap_jax.encoding import features_of
-    from dualcap_jax.models import variables
     from dualcap_jax.pretrained.load import load_pretrained
     from dualcap_jax.resolving import as_published, make_tokenizer, with_vocabulary
     from dualcap_jax.training.objectives.cross_entropy import cross_entropy
@@ -55,7 +54,7 @@ def build(side: str, args: argparse.Namespace) -> tuple[list[dict[str, np.ndarra
     source, training = open_source(config.data, "train"), config.training
     tokenizer = make_tokenizer(config, source)
     config = with_vocabulary(config, tokenizer.vocab_size)
-    model, _ = load_pretrained(config.model, variables.init(config.model, 0))
+    model, _ = load_pretrained(config.model, 0)
     stream = train_iterator(source, tokenizer, config.data, training.batch_size, 0)
     batches = [next(stream) for _ in range(args.batches)]
     if side != "peer":

@@ -87,7 +87,8 @@ def prepared(config: ExperimentConfig, setting: Setting) -> tuple[Compiled, Stat
     batch = random_batch(config)
     if packs(config) and training.loss != "all_positions":
         batch = pack(batch, training.accumulate * mesh.size, not model.merger.is_pointwise)
-    state, batch = place(mesh, init_state(variables.init(model, 0), training, model.dtype)), step.place(batch)
+    state = init_state(place(mesh, variables.init(model, 0)), training, model.dtype, mesh)
+    batch = step.place(batch)
     traced = step.compiled.trace(state, batch)
     return traced.lower().compile(), state, batch, flops(traced.jaxpr)
 
@@ -168,6 +169,8 @@ def main(arguments: Sequence[str]) -> int:
         if fastest is None or rate * setting.captions > fastest[0]:
             fastest = rate * setting.captions, setting
         del step, state, batch
+    if stats := device.memory_stats():  # None on CPU
+        print(f"the most that was in use at once: {stats['peak_bytes_in_use'] / 2**30:.1f} GiB")
     if fastest and args.kernels:
         print(f"where the time goes ({fastest[1]}):")
         step, state, batch, _ = prepared(config, fastest[1])

@@ -15,7 +15,6 @@ import pytest
 from dualcap_jax import interrupts, train, train_language, trainer
 from dualcap_jax.data.text import load_tokenizer, train_tokenizer
 from dualcap_jax.errors import Stopped, UserError
-from dualcap_jax.models import variables
 from dualcap_jax.models.language_models.gpt2 import GPT2Config
 from dualcap_jax.models.variables import bind_language, init_language
 from dualcap_jax.pretrained import gpt2
@@ -115,7 +114,7 @@ def test_the_train_command_reads_it_with_its_tokenizer(trained, tmp_path, monkey
     language = config.model.language
     assert (language.width, language.layers, language.heads, language.max_positions) == (32, 2, 4, 16)
     assert tokenizer.digest == load_tokenizer(trained.out).digest
-    model, notes = load_pretrained(config.model, variables.init(config.model, 0))
+    model, notes = load_pretrained(config.model, 0)
     assert f"tensors from {trained.out}" in notes[0]
     np.testing.assert_array_equal(
         model["params"]["language"]["token_embedding"], loaded(trained.out)[1]["token_embedding"]

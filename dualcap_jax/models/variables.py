@@ -4,10 +4,11 @@ Training, decoding and explaining all begin with `bind`. It is cheap: jitting ov
 jitting over modules does at each call.
 """
 
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from dualcap_jax import kept
@@ -39,11 +40,26 @@ def batch_stats_of(network: DualCaptioner) -> dict[str, Any]:
     return nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
 
 
-def init(config: ModelConfig, seed: int) -> Variables:
-    """Initial variables."""
+def init(config: ModelConfig, seed: int, model: Variables | None = None) -> Variables:
+    """Initial variables.
+
+    Args:
+        config: the network.
+        seed: of the random ones.
+        model: what is there of them already; only arrays that it has but the shapes of are made. None: nothing is.
+    """
+    leaves, tree = jax.tree.flatten(shapes(config) if model is None else model)
+    missing = [place for place, leaf in enumerate(leaves) if isinstance(leaf, jax.ShapeDtypeStruct)]
+
+    def make(key: jax.Array) -> list[jax.Array]:
+        made = jax.tree.leaves(_init(config, key))
+        return [made[place] for place in missing]
+
     # It runs once: to compile it in half the time matters more than how fast it is.
-    compiled = jax.jit(partial(_init, config), compiler_options={"xla_backend_optimization_level": 0})
-    return compiled(jax.random.key(seed))
+    made = jax.jit(make, compiler_options={"xla_backend_optimization_level": 0})(jax.random.key(seed))
+    for place, leaf in zip(missing, made, strict=True):
+        leaves[place] = leaf
+    return jax.tree.unflatten(tree, map(jnp.asarray, leaves))
 
 
 def shapes(config: ModelConfig) -> Variables:

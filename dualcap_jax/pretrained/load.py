@@ -2,9 +2,7 @@
 
 from types import ModuleType
 
-import jax
-import jax.numpy as jnp
-
+from dualcap_jax.models import variables
 from dualcap_jax.models.config import ModelConfig
 from dualcap_jax.models.encoders import EncoderConfig
 from dualcap_jax.models.language_models import LanguageModelConfig
@@ -48,20 +46,18 @@ def language_as_published(config: LanguageModelConfig) -> LanguageModelConfig:
     return published
 
 
-def load_pretrained(config: ModelConfig, model: Variables) -> tuple[Variables, list[str]]:
-    """The network's variables with the published weights that its config names, and what was done.
+def load_pretrained(config: ModelConfig, seed: int) -> tuple[Variables, list[str]]:
+    """The network's variables and what was done: the published weights that its config names, random ones for the rest.
 
     Raises:
         PretrainedError: when weights cannot be had, read or fitted.
     """
-    notes = []
+    model, notes = variables.shapes(config), []
     for part, settings in (("encoder", config.encoder), ("language", config.language)):
         if settings.pretrained is not None:
             tree = {kind: model[kind][part] for kind in model if part in model[kind]}
             tensors = read_tensors(locate(settings.pretrained, settings.revision))
             loaded, told = _backbone(settings).load(settings, tree, tensors, settings.pretrained)
-            model = model | {
-                kind: model[kind] | {part: jax.tree.map(jnp.asarray, arrays)} for kind, arrays in loaded.items()
-            }
+            model = model | {kind: model[kind] | {part: arrays} for kind, arrays in loaded.items()}
             notes.append(told)
-    return model, notes
+    return variables.init(config, seed, model), notes

@@ -17,7 +17,7 @@ from dualcap_jax.training.checkpoints import Checkpoints
 from dualcap_jax.training.config import TrainingConfig
 from dualcap_jax.training.optimizer import init_loss_scale, make_optimizer
 from dualcap_jax.training.restoring import differing
-from dualcap_jax.training.sharding import abstract, place
+from dualcap_jax.training.sharding import abstract, keep_placed, place
 
 State = dict[str, Any]
 """`model` (`Variables`, as it is validated, saved and used) and `optimizer` (step: int32 [], optax: its state for the
@@ -36,23 +36,28 @@ def stepped_model(state: State) -> Variables:
     return model | {"params": model["params"] | state["optimizer"].get("params", {})}
 
 
-def init_state(model: Variables, training: TrainingConfig, dtype: str) -> State:
+def init_state(model: Variables, training: TrainingConfig, dtype: str, mesh: Mesh | None = None) -> State:
     """The state before the first step.
 
     Args:
         model: the network's variables.
         training: how it is trained.
         dtype: of the computation.
+        mesh: on which the model lies, and the rest will.
     """
     trained, _ = partition(model["params"], training.freeze)
-    optimizer = {
-        "step": jnp.int32(0),
-        "optax": make_optimizer(training).init(trained),
-        "loss_scale": init_loss_scale(dtype),
-    }
-    if training.average:
-        optimizer["params"] = jax.tree.map(jnp.copy, trained)  # both are donated
-    return {"model": model, "optimizer": optimizer}
+
+    def init(trained: dict[str, Any]) -> dict[str, Any]:
+        optimizer = {
+            "step": jnp.int32(0),
+            "optax": make_optimizer(training).init(trained),
+            "loss_scale": init_loss_scale(dtype),
+        }
+        if training.average:
+            optimizer["params"] = jax.tree.map(jnp.copy, trained)  # both are donated
+        return keep_placed(mesh, optimizer)
+
+    return {"model": model, "optimizer": jax.jit(init)(trained)}  # one compilation for its hundred arrays
 
 
 def shapes(config: ModelConfig, training: TrainingConfig) -> State:
@@ -106,5 +111,5 @@ def first_state(
     if init_from is not None:
         model = init_from()
     else:
-        model, notes = load_pretrained(config, variables.init(config, training.seed))
-    return place(mesh, init_state(place(mesh, model), training, config.dtype)), notes
+        model, notes = load_pretrained(config, training.seed)
+    return init_state(place(mesh, model), training, config.dtype, mesh), notes

@@ -1,4 +1,4 @@
-"""The CPU's depthwise convolution against XLA's grouped one."""
+"""The depthwise convolutions of CPU and GPU against XLA's grouped one."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dualcap_jax.ops.depthwise import depthwise_conv, grouped_conv, same_padding
+from dualcap_jax.ops.depthwise import depthwise_conv, grouped_conv, quicker_conv, same_padding
 
 
 def assert_same(ours, theirs):
@@ -17,6 +17,7 @@ def assert_same(ours, theirs):
     assert float(jnp.abs(ours - theirs).max()) <= 1e-5 * float(jnp.abs(theirs).max()) + 1e-12
 
 
+@pytest.mark.parametrize("way", [depthwise_conv, quicker_conv], ids=["this device's", "a GPU's"])
 @settings(max_examples=12)
 @given(
     st.integers(1, 3),
@@ -26,7 +27,7 @@ def assert_same(ours, theirs):
     st.sampled_from([1, 3, 5]),
     st.integers(1, 2),
 )
-def test_values_and_gradients_are_those_of_the_grouped_convolution(batch, height, width, channels, k, stride):
+def test_values_and_gradients_are_those_of_the_grouped_convolution(way, batch, height, width, channels, k, stride):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((batch, height, width, channels)), jnp.float32)
     kernel = jnp.asarray(rng.standard_normal((k, k, 1, channels)), jnp.float32)
@@ -38,7 +39,7 @@ def test_values_and_gradients_are_those_of_the_grouped_convolution(batch, height
         y, back = jax.vjp(lambda x, w: conv(x, w, stride), x, w)
         return y, *back(dy)
 
-    ours, theirs = (values_and_gradients(conv, x, kernel, dy) for conv in (depthwise_conv, grouped_conv))
+    ours, theirs = (values_and_gradients(conv, x, kernel, dy) for conv in (way, grouped_conv))
     for mine, reference in zip(ours, theirs, strict=True):
         assert_same(mine, reference)
 

@@ -122,7 +122,7 @@ def test_names_on_the_hub_are_read_from_its_cache_without_a_network(hub, publish
         encoder=replace(ENCODER, pretrained="timm/tf_efficientnet_b0.ap_in1k"),
         language=replace(LANGUAGE, pretrained="gpt2"),
     )
-    loaded, _ = load_pretrained(config, variables.init(config, 0))
+    loaded, _ = load_pretrained(config, 0)
     assert_equal({kind: loaded[kind]["encoder"] for kind in loaded}, tree)
     assert preprocessing(config.encoder) == ("advprop", "bicubic", 0.875)
 
