@@ -55,7 +55,9 @@ def as_resolved(config: ExperimentConfig, saved: ExperimentConfig) -> Experiment
     old = saved.model.language
     if language.pretrained is not None and (language.kind, language.pretrained) == (old.kind, old.pretrained):
         shape = {
-            name: getattr(old, name) for name in ("max_positions", "width", "layers", "heads") if hasattr(old, name)
+            name: getattr(old, name)
+            for name in ("max_positions", "width", "layers", "heads", "activation")
+            if hasattr(old, name)
         }
         language = replace(language, **shape)
     model = replace(config.model, encoder=encoder, language=language)

@@ -141,7 +141,8 @@ def main(args: Sequence[str]) -> int:
     published = None
     if arguments.init_from:
         published = gpt2.as_published(GPT2Config(pretrained=arguments.init_from))
-        shape = {name: getattr(published, name) for name in ("width", "layers", "heads", "max_positions")}
+        names = ("width", "layers", "heads", "activation", "max_positions")
+        shape = {name: getattr(published, name) for name in names}
         config = replace(config, **shape)
     groups = read_all(arguments.text, Faults(arguments.on_error))
     parts = [list(chain.from_iterable(part)) for part in hold_out(groups, config.held_out, config.seed)]

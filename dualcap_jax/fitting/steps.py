@@ -62,7 +62,7 @@ def resolved(config: ExperimentConfig) -> tuple[ExperimentConfig, str]:
         model = replace(config.model, language=language_as_published(language))
         return replace(config, model=model), told
     if language.pretrained != "gpt2":  # of the shape that configs have by default
-        told = f"model.language.pretrained={language.pretrained} is not looked up: give its shape by --model.language"
+        told = f"model.language.pretrained={language.pretrained} is not looked up: its shape is the experiment's"
     return config, told
 
 

@@ -4,20 +4,19 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from safetensors.numpy import save as save_tensors
 
 from dualcap_jax.data.text import CaptionTokenizer
 from dualcap_jax.files import replacing, write_text
-from dualcap_jax.models.language_models.gpt2 import GPT2Config
+from dualcap_jax.models.language_models.gpt2 import Activation, GPT2Config
 from dualcap_jax.pretrained.files import locate, read_config
 from dualcap_jax.pretrained.tables import PretrainedError, TensorName, Tensors, Tree, TreePath, export, own_table, port
 
 # What transformers' GPT2Config says beside the shape: ours is GPT-2 as published.
 _REQUIRED: dict[str, Any] = {
     "model_type": "gpt2",
-    "activation_function": "gelu_new",
     "layer_norm_epsilon": 1e-5,
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
@@ -32,11 +31,11 @@ def shaped(config: GPT2Config, published: Mapping[str, Any], source: str) -> GPT
     Raises:
         PretrainedError: when it is of another kind of network.
     """
-    for name, required in _REQUIRED.items():
-        if (value := published.get(name, required)) != required:
-            raise PretrainedError(
-                f"{source}: config.json has {name}={value!r}; only {required!r} is GPT-2 as known here"
-            )
+    known = {name: (required,) for name, required in _REQUIRED.items()} | {"activation_function": get_args(Activation)}
+    for name, values in known.items():
+        if (value := published.get(name, values[0])) not in values:
+            told = " or ".join(map(repr, values))
+            raise PretrainedError(f"{source}: config.json has {name}={value!r}; only {told} is GPT-2 as known here")
     try:
         width = published["n_embd"]
         shape = {
@@ -45,6 +44,7 @@ def shaped(config: GPT2Config, published: Mapping[str, Any], source: str) -> GPT
             "width": width,
             "layers": published["n_layer"],
             "heads": published["n_head"],
+            "activation": published.get("activation_function", "gelu_new"),
         }
     except KeyError as error:
         raise PretrainedError(f"{source}: config.json lacks {error}, which GPT-2's has") from None
@@ -145,6 +145,7 @@ def save(config: GPT2Config, params: Tree, tokenizer: CaptionTokenizer, director
         "n_embd": config.width,
         "n_layer": config.layers,
         "n_head": config.heads,
+        "activation_function": config.activation,
         **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), config.dropout),
         "initializer_range": config.init_deviation,
         "bos_token_id": tokenizer.start_id,

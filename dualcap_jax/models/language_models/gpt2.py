@@ -1,14 +1,14 @@
 """GPT-2 up to its last hidden state (Radford et al. 2019), as a flax.nnx module.
 
-The arithmetic is that of transformers' `GPT2Model`: pre-norm blocks, tanh GELU, learned positions,
-LayerNorm with epsilon 1e-5, the logits tied to the token embedding.
+The arithmetic is that of transformers' `GPT2Model`: pre-norm blocks, GELU, learned positions, LayerNorm with epsilon
+1e-5, the logits tied to the token embedding. Cerebras-GPT (Dey et al. 2023) is the same with the exact GELU.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ Hidden = Float[Array, "rows length width"]
 KeysAndValues = dict[str, Array]
 """`k` and `v` of a layer: [length, rows, width] in the cache, [rows, width] of one position."""
 
+Activation = Literal["gelu_new", "gelu"]
+
 CHUNK = 4
 """Positions of the cache that are attended to at a time: few enough for a processor's cache, and for many beams not to
 pay for what is still empty."""
@@ -38,7 +40,8 @@ class GPT2Config(LanguageModelConfig):
     """Shape of the language model; the defaults are GPT-2 small.
 
     Published: small 768 x 12 layers x 12 heads, medium 1024 x 24 x 16, large 1280 x 36 x 20,
-    xl 1600 x 48 x 25, distilgpt2 768 x 6 x 12.
+    xl 1600 x 48 x 25, distilgpt2 768 x 6 x 12. Cerebras-GPT, with 2048 positions and gelu: 111M 768 x 10 x 12,
+    256M 1088 x 14 x 17, 590M 1536 x 18 x 12, 1.3B 2048 x 24 x 16.
     """
 
     kind: ClassVar[str] = "gpt2"
@@ -47,6 +50,9 @@ class GPT2Config(LanguageModelConfig):
     """Number of transformer blocks."""
     heads: int = 12
     """Attention heads per block; must divide the width."""
+    activation: Activation = field(default="gelu_new", kw_only=True)
+    """Of each block's MLP, by transformers' names. gelu_new: approximated by tanh, as in GPT-2. gelu: exact, as in
+    Cerebras-GPT."""
     dropout: float = 0.1
     """Dropout rate for embeddings, attention weights and residual branches, in [0, 1)."""
     init_deviation: float = 0.02
@@ -167,7 +173,7 @@ class Block(nnx.Module):
 
     def __init__(self, config: GPT2Config, norm: Callable[..., nnx.LayerNorm], dtype: DTypeLike, rngs: nnx.Rngs):
         width, deviation, residual = config.width, config.init_deviation, _residual_deviation(config)
-        self.rate = config.dropout
+        self.rate, self.has_tanh = config.dropout, config.activation == "gelu_new"
         self.attention_norm = norm(width, rngs=rngs)
         self.attention = Attention(config, dtype, rngs)
         self.mlp_norm = norm(width, rngs=rngs)
@@ -176,7 +182,7 @@ class Block(nnx.Module):
 
     def feed_forward(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows width"]:
         """The MLP with its norm, without the skip."""
-        return self.mlp_project(jax.nn.gelu(self.mlp_expand(self.mlp_norm(x)), approximate=True))
+        return self.mlp_project(jax.nn.gelu(self.mlp_expand(self.mlp_norm(x)), approximate=self.has_tanh))
 
     def __call__(self, x: Hidden, allowed: Bool[Array, "#rows 1 length length"], key: jax.Array | None) -> Hidden:
         """Attend, then the MLP, each beside a skip."""

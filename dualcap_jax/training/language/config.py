@@ -6,6 +6,7 @@ from typing import Literal
 from dualcap_jax.errors import ConfigError, require
 from dualcap_jax.fields import check_types
 from dualcap_jax.models.language_models import GPT2Config
+from dualcap_jax.models.language_models.gpt2 import Activation
 from dualcap_jax.training.config import TrainingConfig
 
 
@@ -19,6 +20,9 @@ class LanguageTrainingConfig:
     """Number of transformer blocks of the language model."""
     heads: int = 8
     """Attention heads per block of the language model; must divide the width."""
+    activation: Activation = "gelu_new"
+    """Of each block's MLP, by transformers' names. gelu_new: approximated by tanh, as in GPT-2. gelu: exact, as in
+    Cerebras-GPT."""
     max_positions: int = 64
     """Longest sequence of the language model, in tokens; a longer document is cut into pieces."""
     dropout: float = 0.1
@@ -71,6 +75,7 @@ class LanguageTrainingConfig:
             width=self.width,
             layers=self.layers,
             heads=self.heads,
+            activation=self.activation,
             dropout=self.dropout,
             init_deviation=self.init_deviation,
         )
