@@ -1,8 +1,11 @@
-"""EfficientNet's names in timm, in efficientnet-pytorch, in the authors' TensorFlow checkpoints and in ported files."""
+"""EfficientNet's names in timm, in efficientnet-pytorch, in the authors' TensorFlow checkpoints and in ported files.
+
+FixEfficientNet (Touvron et al. 2020) is EfficientNet fine-tuned for larger images; its files have timm's names.
+"""
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -13,6 +16,21 @@ from dualcap_jax.pretrained.preprocessing import Preprocessing
 from dualcap_jax.pretrained.tables import PretrainedError, TensorName, Tensors, Tree, TreePath, port
 
 Naming = Literal["timm", "efficientnet-pytorch", "tensorflow", "ours"]
+
+FIXED_SIZES: dict[str, tuple[int | None, int | None]] = {
+    "b0": (320, 320),
+    "b1": (384, 384),
+    "b2": (420, 420),
+    "b3": (472, 472),
+    "b4": (512, 472),
+    "b5": (576, 576),
+    "b6": (576, 680),
+    "b7": (632, 632),
+    "b8": (800, None),
+    "l2": (None, 600),
+}
+"""Sides in pixels of the images that FixEfficientNet was fine-tuned for, without and with extra training data: from
+AdvProp's weights and from Noisy Student's. None: not made."""
 
 _AVERAGE = "/ExponentialMovingAverage"
 _NORM_SUFFIXES = {
@@ -83,6 +101,25 @@ def find_variant(source: str) -> str | None:
     """The variant that the name of a file, a directory or a model tells."""
     named = re.search(r"efficientnet[-_]?(b\d|l2|lite\d)", source.lower())
     return named[1] if named else None
+
+
+class Fixed(NamedTuple):
+    """What the name of a file of FixEfficientNet tells."""
+
+    image_size: int | None
+    """Side in pixels of the images that it is for."""
+    has_extra_data: bool
+    """Whether it comes from Noisy Student, not from AdvProp."""
+
+
+def find_fixed(source: str) -> Fixed | None:
+    """What a name such as fixEfficientNet_b4_ns tells, as its authors gave them; None of other weights."""
+    name = source.lower()
+    if not re.search(r"fix[-_]?efficientnet", name):
+        return None
+    variant = find_variant(name)
+    has_extra_data = variant == "l2" or re.search(r"[-_]ns([^a-z]|$)", name) is not None
+    return Fixed(FIXED_SIZES.get(variant or "", (None, None))[has_extra_data], has_extra_data)
 
 
 def find_naming(tensors: Tensors, source: str) -> tuple[Naming, str]:
@@ -174,7 +211,8 @@ def preprocessing(config: EfficientNetConfig) -> Preprocessing:
     published = read_config(locate(source, config.revision))
     published = published.get("pretrained_cfg", published)
     nominal = VARIANTS[config.variant][2]
-    crop_fraction = float(published.get("crop_pct") or nominal / (nominal + 32))
+    whole = 1.0 if find_fixed(source) else nominal / (nominal + 32)
+    crop_fraction = float(published.get("crop_pct") or whole)
     interpolation: Literal["bilinear", "bicubic"] = (
         "bilinear" if published.get("interpolation") == "bilinear" else "bicubic"
     )
@@ -193,6 +231,8 @@ def _normalization(config: EfficientNetConfig, source: str, published: Mapping[s
         )
     if config.is_lite:
         return "lite"
+    if fixed := find_fixed(source):
+        return "imagenet" if fixed.has_extra_data else "advprop"
     is_adversarial = re.search(r"advprop|(^|[^a-z])(ap|adv)([^a-z]|$)", source.lower())
     return "advprop" if is_adversarial else "imagenet"
 
@@ -219,9 +259,9 @@ def load(config: EfficientNetConfig, tree: Tree, tensors: Tensors, source: str) 
     names = [entry._replace(name=prefix + entry.name) for entry in table(config, naming, classifier=True)]
     kernel, bias = names[-2:]
     has_one = kernel.name in tensors or bias.name in tensors
-    classes = len(tensors.get(bias.name, ()))
+    classes, origin = len(tensors.get(bias.name, ())), f"{source}{_about_fixed(source)}"
     if has_one and config.num_classes and classes in (0, config.num_classes):
-        told = f"encoder: {len(names)} tensors from {source}"
+        told = f"encoder: {len(names)} tensors from {origin}"
         return port(names, tensors, tree, source, extras=is_extra), told
 
     def is_left_out(name: str) -> bool:
@@ -232,4 +272,11 @@ def load(config: EfficientNetConfig, tree: Tree, tensors: Tensors, source: str) 
     body = port(names[:-2], tensors, {**tree, "params": params}, source, extras=is_left_out)
     body["params"] |= classifier
     which = f"the new one has {config.num_classes} classes" if config.num_classes else "num_classes is 0"
-    return body, f"encoder: {len(names) - 2} tensors from {source}, without its classifier ({which})"
+    return body, f"encoder: {len(names) - 2} tensors from {origin}, without its classifier ({which})"
+
+
+def _about_fixed(source: str) -> str:
+    if (fixed := find_fixed(source)) is None:
+        return ""
+    made_for = f"; made for images of {fixed.image_size} pixels" if fixed.image_size else ""
+    return f" (FixEfficientNet, CC BY-NC 4.0: not for commercial use{made_for})"

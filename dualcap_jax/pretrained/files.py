@@ -146,7 +146,8 @@ def _read_torch(path: Path) -> Tensors:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a zip, a pickle, a tensor: each breaks in its own way
         raise PretrainedError(f"{path}: broken, or more than weights ({type(error).__name__})") from None
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    for name in ("state_dict", "model"):  # where trainers keep it, beside the optimizer and the like
+        state = state[name] if isinstance(state, dict) and isinstance(state.get(name), dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise PretrainedError(f"{path}: holds no state dict of tensors")
     return {name: (t.float() if t.is_floating_point() else t).numpy() for name, t in state.items()}

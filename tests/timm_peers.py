@@ -1,0 +1,19 @@
+"""timm and effdet without torchvision, whose operators on PyPI are compiled for CUDA: no network computes with it."""
+
+import sys
+from unittest.mock import MagicMock, patch
+
+_NAMES = "", ".models", ".models.feature_extraction", ".ops", ".ops.boxes", ".ops.misc", ".transforms"
+_NAMES += ".transforms.functional", ".datasets", ".datasets.folder"
+_STAND_INS = {f"torchvision{name}": MagicMock() for name in _NAMES}
+
+sys.modules.update(_STAND_INS)
+try:
+    with patch("torch.jit.script", lambda of, *_, **__: of):
+        import effdet
+        import timm
+finally:
+    for _name in _STAND_INS:
+        del sys.modules[_name]
+
+__all__ = ["effdet", "timm"]
