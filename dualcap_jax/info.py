@@ -55,6 +55,7 @@ def about(workdir: Path) -> dict[str, Any]:
             "batch_size": config.training.batch_size,
             "captions_per_image": config.data.captions_per_image,
             "frozen": list(config.training.freeze),
+            "unfrozen": list(config.training.unfreeze),
         },
         "checkpoints": {which: found[-1] for which, found in steps.items() if found},
         "scores": {each.name: dict(labelled(each)) for each in read_reports(workdir / "evaluation")},
@@ -95,6 +96,7 @@ def report(found: dict[str, Any]) -> Iterator[str]:
     size, training = found["image_size"], found["training"]
     yield f"data: {found['data']}, images of {size} x {size}, {training['captions_per_image']} captions each"
     frozen = f", {' and '.join(training['frozen'])} frozen" if training["frozen"] else ""
+    frozen += f" but for {' and '.join(training['unfrozen'])}" if training["unfrozen"] else ""
     start = f", started from {found['started_from']}" if found["started_from"] else ""
     yield f"training: {training['objective']}, {training['steps']:,} steps of {training['batch_size']}{frozen}{start}"
     listed = ", ".join(f"{which} of step {step:,}" for which, step in found["checkpoints"].items())

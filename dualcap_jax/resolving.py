@@ -50,8 +50,9 @@ def as_resolved(config: ExperimentConfig, saved: ExperimentConfig) -> Experiment
     encoder, language, data = config.model.encoder, config.model.language, config.data
     if encoder.pretrained is not None:
         encoder = replace(encoder, normalization=encoder.normalization or saved.model.encoder.normalization)
-        resize, interpolation = data.resize or saved.data.resize, data.interpolation or saved.data.interpolation
-        data = replace(data, resize=resize, interpolation=interpolation)
+        same_share = saved.data.resize and saved.data.resize * data.image_size // saved.data.image_size
+        interpolation = data.interpolation or saved.data.interpolation
+        data = replace(data, resize=data.resize or same_share, interpolation=interpolation)
     old = saved.model.language
     if language.pretrained is not None and (language.kind, language.pretrained) == (old.kind, old.pretrained):
         shape = {
@@ -89,7 +90,7 @@ def make_tokenizer(config: ExperimentConfig, source: Source) -> CaptionTokenizer
 def encodes_once(config: ExperimentConfig) -> bool:
     """Whether each image, or each of its views, is encoded once for all epochs: the features are kept."""
     keeps = config.data.features != "none" and (config.data.views > 0 or not config.data.augments)
-    return "encoder" in config.training.freeze and keeps
+    return config.training.freezes_encoder and keeps
 
 
 def packs(config: ExperimentConfig) -> bool:

@@ -27,6 +27,7 @@ from dualcap_jax.evaluation.reports.figures import curves_figure
 from dualcap_jax.evaluation.reports.text import summary, warnings
 from dualcap_jax.files import LOCK, is_empty
 from dualcap_jax.models.variables import Variables, parameter_counts
+from dualcap_jax.models.variables import shapes as model_shapes
 from dualcap_jax.processes import first_alone, is_first, of_first
 from dualcap_jax.resolving import (
     as_published,
@@ -38,6 +39,7 @@ from dualcap_jax.resolving import (
     with_vocabulary,
 )
 from dualcap_jax.scoring import evaluate
+from dualcap_jax.training.freezing import partition
 from dualcap_jax.training.logs import ROW, read_rows
 from dualcap_jax.training.loop import train
 from dualcap_jax.training.objectives import Batch
@@ -144,6 +146,7 @@ def train_run(config: ExperimentConfig, workdir: Path, start: Start, describes: 
         config = with_vocabulary(config, tokenizer.vocab_size)
         if other:
             refuse_other_network(other().model, config.model)
+    partition(model_shapes(config.model), config.training)  # refuses names that are none
     if describes:
         print(describe(mesh, state_shapes(config.model, config.training)))
         return 0

@@ -11,6 +11,10 @@ Which = Literal["best", "latest"]
 """A checkpoint of a run: the best by validation, or the latest."""
 
 
+BATCH_NORM = "encoder.batch_norm"
+"""What `TrainingConfig.unfreeze` calls all batch norms of the encoder together."""
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """Optimizer, schedule, and what is saved when; the defaults train the embedded set."""
@@ -36,6 +40,10 @@ class TrainingConfig:
     """Factor on the learning rate of the merger."""
     freeze: tuple[Part, ...] = ()
     """Parts that are not trained. They run as in evaluation, without dropout and with running statistics."""
+    unfreeze: tuple[str, ...] = ()
+    """What is trained of the parts in training.freeze all the same, by its place in the network: a module, such as
+    encoder.classifier, encoder.head_norm or language.blocks.11, or encoder.batch_norm: all batch norms of the encoder.
+    Of a batch norm the statistics too, unless model.encoder.batch_norm is frozen."""
     adam_b2: float = 0.999
     """Share that Adam's mean of squared gradients keeps at each step, in [0, 1). Less suits short runs."""
     weight_decay: float = 0.0
@@ -104,4 +112,14 @@ class TrainingConfig:
             least = {"mean": 2, "greedy": 1}[self.baseline]
             message = f"must be at least {least} with training.baseline={self.baseline}"
             require(self.samples_per_image >= least, "training.samples_per_image", self.samples_per_image, message)
-        require(len(set(self.freeze)) < 3, "training.freeze", " ".join(self.freeze), "leaves nothing to train")
+        leaves_some = len(set(self.freeze)) < 3 or self.unfreeze
+        require(bool(leaves_some), "training.freeze", " ".join(self.freeze), "leaves nothing to train")
+        for name in self.unfreeze:
+            message = f"must begin with a part that training.freeze names, and a dot, such as {BATCH_NORM}"
+            part, dot, _ = name.partition(".")
+            require(part in self.freeze and bool(dot), "training.unfreeze", name, message)
+
+    @property
+    def freezes_encoder(self) -> bool:
+        """Whether nothing of the encoder changes, and so neither what it makes of an image."""
+        return "encoder" in self.freeze and not any(name.startswith("encoder.") for name in self.unfreeze)

@@ -55,12 +55,12 @@ def layer_factors(params: optax.Params, decay: float, highest: float = 1.0) -> o
     """Factors on the learning rate of each array of a part, layer by layer (BEiT, Bao et al. 2021).
 
     Args:
-        params: of the part. Where it has `blocks`, these are layers, one above the other; below them are embeddings
-            and stem; above them all else.
+        params: of the part, those that are trained. Where it has `blocks`, these are layers, one above the other, the
+            last of them the highest; below them are embeddings and stem; above them all else.
         decay: from each layer to the one below it.
         highest: factor of what is above.
     """
-    blocks = len(params["blocks"]) if "blocks" in params else 0
+    blocks = 1 + max(params["blocks"]) if "blocks" in params else 0
 
     def factor(path: tuple[Any, ...], leaf: jax.Array) -> float:
         name = path[0].key

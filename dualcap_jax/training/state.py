@@ -15,6 +15,7 @@ from dualcap_jax.models.variables import Variables
 from dualcap_jax.pretrained.load import load_pretrained
 from dualcap_jax.training.checkpoints import Checkpoints
 from dualcap_jax.training.config import TrainingConfig
+from dualcap_jax.training.freezing import joined, partition
 from dualcap_jax.training.optimizer import init_loss_scale, make_optimizer
 from dualcap_jax.training.restoring import differing
 from dualcap_jax.training.sharding import abstract, keep_placed, place
@@ -24,16 +25,10 @@ State = dict[str, Any]
 trained parts, loss_scale; where `model` is an average also `params`: the trained parts that the steps change)."""
 
 
-def partition(params: dict[str, Any], freeze: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is trained of the parameters, and what is not."""
-    trained = {part: tree for part, tree in params.items() if part not in freeze}
-    return trained, {part: params[part] for part in freeze}
-
-
 def stepped_model(state: State) -> Variables:
     """The model that the next step changes: not the average of those before, where one is kept."""
     model = state["model"]
-    return model | {"params": model["params"] | state["optimizer"].get("params", {})}
+    return model | {"params": joined(model["params"], state["optimizer"].get("params", {}))}
 
 
 def init_state(model: Variables, training: TrainingConfig, dtype: str, mesh: Mesh | None = None) -> State:
@@ -45,7 +40,7 @@ def init_state(model: Variables, training: TrainingConfig, dtype: str, mesh: Mes
         dtype: of the computation.
         mesh: on which the model lies, and the rest will.
     """
-    trained, _ = partition(model["params"], training.freeze)
+    trained, _ = partition(model, training)
 
     def init(trained: dict[str, Any]) -> dict[str, Any]:
         optimizer = {

@@ -17,10 +17,11 @@ from dualcap_jax import interrupts
 from dualcap_jax.models.config import ModelConfig
 from dualcap_jax.models.variables import Variables, batch_stats_of, bind
 from dualcap_jax.training.config import TrainingConfig
+from dualcap_jax.training.freezing import joined, partition, unfreeze_statistics
 from dualcap_jax.training.objectives import Batch, Objective, Sums
 from dualcap_jax.training.optimizer import learning_rate, make_optimizer, update_loss_scale
 from dualcap_jax.training.sharding import divide, keep_placed, known, whole
-from dualcap_jax.training.state import State, partition, stepped_model
+from dualcap_jax.training.state import State, stepped_model
 
 Metrics = dict[str, Array]
 """Of a step: `loss` (what is minimised), `grad_norm` (before clipping), `learning_rate`; of each trained part
@@ -70,10 +71,11 @@ def make_train_step(
         model: Variables, batch: Batch, key: Array, scale: Array | float, weight: Array
     ) -> tuple[Array, Any, Any]:
         """Of one part of a batch whose parts weigh `weight` altogether."""
-        trained, frozen = partition(model["params"], training.freeze)
+        trained, frozen = partition(model, training)
 
         def loss_fn(trained: Any) -> tuple[Array, tuple[Array, Any]]:
-            network = bind(config, whole(mesh, model | {"params": trained | frozen}))
+            network = bind(config, whole(mesh, model | {"params": joined(frozen, trained)}))
+            unfreeze_statistics(network, training)
             with known(mesh):
                 loss = objective.sums(network, batch, key)[objective.minimised] / weight
             return loss * scale, (loss, batch_stats_of(network))
@@ -94,7 +96,7 @@ def make_train_step(
             )
             return (total + loss, jax.tree.map(jnp.add, grads, part_grads), batch_stats), None
 
-        zeros = jax.tree.map(jnp.zeros_like, partition(model["params"], training.freeze)[0])
+        zeros = jax.tree.map(jnp.zeros_like, partition(model, training)[0])
         carry = jnp.float32(0), zeros, model["batch_stats"]
         return jax.lax.scan(body, carry, (jnp.arange(training.accumulate), batch))[0]
 
@@ -110,7 +112,7 @@ def make_train_step(
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
 
-        trained, frozen = partition(model["params"], training.freeze)
+        trained, frozen = partition(model, training)
         updates, optax_state = optimizer.update(grads, inner["optax"], trained)
         new = optax.apply_updates(trained, updates), optax_state, batch_stats
         old = trained, inner["optax"], model["batch_stats"]
@@ -120,10 +122,10 @@ def make_train_step(
         kept = params
         if training.average:
             optimizer_state["params"] = params
-            before, _ = partition(averaged["params"], training.freeze)
+            before, _ = partition(averaged, training)
             keep = jnp.minimum(training.average, (1 + inner["step"]) / (10 + inner["step"]))
             kept = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, before, params)
-        state = {"model": {"params": kept | frozen, "batch_stats": batch_stats}, "optimizer": optimizer_state}
+        state = {"model": {"params": joined(frozen, kept), "batch_stats": batch_stats}, "optimizer": optimizer_state}
         metrics = {
             "loss": loss,
             "grad_norm": norm,

@@ -229,7 +229,7 @@ def test_an_exported_language_model_is_read_by_transformers(published_gpt2, tmp_
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"activation_function": "relu"}, "activation_function='relu'; only 'gelu_new'"),
+        ({"activation_function": "relu"}, "activation_function='relu'; only 'gelu_new' or 'gelu' is"),
         ({"n_inner": 7}, "n_inner=7; only 128"),
         ({"model_type": "bert"}, "model_type='bert'"),
         ({"n_embd": None}, "lacks 'n_embd'"),

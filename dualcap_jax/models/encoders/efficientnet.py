@@ -140,13 +140,15 @@ class BatchNorm(nnx.Module):
 
     def __init__(self, channels: int, momentum: float):
         self.momentum = momentum
+        self.unfrozen = False
+        """Whether it is trained though the encoder is frozen, which is then called without `train`."""
         self.scale, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
         self.mean, self.var = nnx.BatchStat(jnp.zeros(channels)), nnx.BatchStat(jnp.ones(channels))
 
     def __call__(self, x: Float[Array, "... channels"], train: bool) -> Float[Array, "... channels"]:
         """Normalise; in training by the batch, whose statistics are learnt."""
         mean, var = self.mean[...], self.var[...]
-        if train:
+        if train or self.unfrozen:
             axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
             wide = x.astype(jnp.float32)
             batch_mean = wide.mean(axes)
