@@ -11,8 +11,11 @@ from typing import Any
 from coco_b4_gpt2 import get_config as original
 
 from dualcap_jax.config import ExperimentConfig
+from dualcap_jax.models.encoders import EfficientNetConfig
+from dualcap_jax.models.encoders.efficientnet import Variant
+from dualcap_jax.models.language_models import GPT2Config
 
-ENCODERS: dict[str, tuple[str, int]] = {  # weights, and the side of the images that they were trained on
+ENCODERS: dict[Variant, tuple[str, int]] = {  # weights, and the side of the images that they were trained on
     "b4": ("timm/tf_efficientnet_b4.ap_in1k", 380),
     "b7": ("timm/tf_efficientnet_b7.ap_in1k", 600),
     "b8": ("timm/tf_efficientnet_b8.ap_in1k", 672),
@@ -32,14 +35,14 @@ LANGUAGE_MODELS: dict[str, dict[str, Any]] = {  # as their config.json says, so 
 }
 
 
-def pair(variant: str, language: str) -> ExperimentConfig:
-    """The experiment with these two; blocks of both are recomputed, as in the original's."""
+def pair(variant: Variant, language: str) -> ExperimentConfig:
+    """The experiment with these two."""
     base = original()
     weights, side = ENCODERS[variant]
     model = replace(
         base.model,
-        encoder=replace(base.model.encoder, variant=variant, pretrained=weights),
-        language=replace(base.model.language, pretrained=language, **LANGUAGE_MODELS[language]),
+        encoder=EfficientNetConfig(variant=variant, pretrained=weights, remat="blocks"),
+        language=GPT2Config(pretrained=language, remat="blocks", **LANGUAGE_MODELS[language]),
         dtype="bfloat16",
     )
     # What else there is to the transform, the weights know.

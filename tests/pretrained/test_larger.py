@@ -41,11 +41,12 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_each_array_has_the_shape_that_it_has_in_transformers(name):
-    config = load_experiment(CONFIGS / f"{name}.py").model.language
+    model = load_experiment(CONFIGS / f"{name}.py").model
+    config = model.language
     with torch.device("meta"):
         twin = transformers.GPT2LMHeadModel(transformers.GPT2Config(**PUBLISHED[name]))
     theirs = {name: tuple(value.shape) for name, value in twin.named_parameters()}  # a tied head is not named twice
-    ours = dict(flatten({"params": jax.eval_shape(lambda: variables.init_language(config, 0))}))
+    ours = dict(flatten({"params": variables.shapes(model)["params"]["language"]}))
     shapes = {}
     for entry in gpt2.table(config, "transformer."):
         array = np.broadcast_to(np.False_, ours.pop(entry.path).shape)
@@ -89,7 +90,7 @@ def test_two_layers_of_it_compute_what_transformers_computes(name, tmp_path, rng
 
 def test_the_exact_gelu_is_not_the_approximated_one(tmp_path, published_gpt2):
     """A checkpoint says which; the one is not read as the other, and comes back as it was."""
-    directory, network = published_gpt2
+    _, network = published_gpt2
     network.config.activation_function = "gelu"
     network.save_pretrained(tmp_path)
     config = language_as_published(GPT2Config(pretrained=str(tmp_path), dropout=0.0))
