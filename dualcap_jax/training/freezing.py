@@ -7,7 +7,7 @@ from flax import nnx
 
 from dualcap_jax.errors import require
 from dualcap_jax.fields import suggestion
-from dualcap_jax.models.dual import DualCaptioner
+from dualcap_jax.models.encoders import EncoderConfig
 from dualcap_jax.models.encoders.efficientnet import BatchNorm
 from dualcap_jax.models.variables import Variables
 from dualcap_jax.training.config import BATCH_NORM, TrainingConfig
@@ -50,13 +50,12 @@ def joined(under: Tree, over: Tree) -> Tree:
     }
 
 
-def unfreeze_statistics(network: DualCaptioner, training: TrainingConfig) -> None:
+def unfreeze_statistics(network: nnx.Module, encoder: EncoderConfig, training: TrainingConfig) -> None:
     """Let the batch norms that are unfrozen normalise by the batch, and learn its statistics, as in training.
 
-    Not where statistics are frozen by the encoder's configuration, nor in self-critical training, which runs as in
-    evaluation.
+    Not where the encoder's configuration freezes them, nor in self-critical training, which runs as in evaluation.
     """
-    if training.objective == "self_critical" or getattr(network.config.encoder, "batch_norm", "train") == "frozen":
+    if training.objective == "self_critical" or getattr(encoder, "batch_norm", "train") == "frozen":
         return
     for place, module in nnx.iter_modules(network):
         names = {".".join(map(str, place[:depth])) for depth in range(1, len(place) + 1)} | {BATCH_NORM}

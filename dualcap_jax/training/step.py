@@ -75,7 +75,7 @@ def make_train_step(
 
         def loss_fn(trained: Any) -> tuple[Array, tuple[Array, Any]]:
             network = bind(config, whole(mesh, model | {"params": joined(frozen, trained)}))
-            unfreeze_statistics(network, training)
+            unfreeze_statistics(network, config.encoder, training)
             with known(mesh):
                 loss = objective.sums(network, batch, key)[objective.minimised] / weight
             return loss * scale, (loss, batch_stats_of(network))
