@@ -27,6 +27,7 @@ RESUMABLE = (
     "evaluation.",
     "data.root",
     "data.features",
+    "training.teacher",
     "sharding.",
     "model.encoder.remat",
     "model.language.remat",
@@ -83,6 +84,12 @@ def parse(args: Sequence[str]) -> tuple[ExperimentConfig, Path, Literal["unnamed
         raise ConfigError(
             "training.objective=self_critical: random captions teach nothing; begin with a captioner trained by cross "
             "entropy: --init-from RUN"
+        )
+    if training.teacher and training.objective != "distillation":
+        print(
+            f"warning: training.teacher={training.teacher}: not read with training.objective={training.objective}; "
+            "give --training.objective distillation",
+            file=sys.stderr,
         )
     if saved is None and training.warmup_steps > training.steps:
         print(

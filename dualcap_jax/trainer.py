@@ -39,11 +39,13 @@ from dualcap_jax.resolving import (
     with_vocabulary,
 )
 from dualcap_jax.scoring import evaluate
+from dualcap_jax.teaching import load_teacher, refuse_other_vocabulary, taught, weights_of
 from dualcap_jax.training.freezing import partition
 from dualcap_jax.training.logs import ROW, read_rows
 from dualcap_jax.training.loop import train
 from dualcap_jax.training.objectives import Batch
 from dualcap_jax.training.objectives.cross_entropy import cross_entropy
+from dualcap_jax.training.objectives.distillation import distillation
 from dualcap_jax.training.objectives.self_critical import (
     Reward,
     make_greedy_reward,
@@ -52,11 +54,19 @@ from dualcap_jax.training.objectives.self_critical import (
 )
 from dualcap_jax.training.packing import plan_training
 from dualcap_jax.training.run import Owned, Run, new_directory, owned
-from dualcap_jax.training.sharding import describe, local_copy, local_mesh, make_mesh
+from dualcap_jax.training.sharding import describe, local_copy, local_mesh, make_mesh, place
 from dualcap_jax.training.state import State, first_state, refuse_other_network
 from dualcap_jax.training.state import shapes as state_shapes
 from dualcap_jax.training.step import Metrics, make_train_step
-from dualcap_jax.training.trained_on import Index, check_data, checksum, index_of, load_own_tokenizer, note
+from dualcap_jax.training.trained_on import (
+    Index,
+    check_data,
+    check_teacher,
+    checksum,
+    index_of,
+    load_own_tokenizer,
+    note,
+)
 from dualcap_jax.validation import make_evaluate, validated_images
 
 Start = Literal["unnamed", "named", "resumed"]
@@ -133,6 +143,7 @@ def train_run(config: ExperimentConfig, workdir: Path, start: Start, describes: 
     mesh = make_mesh(config.sharding, config.training.batch_size, config.training.accumulate)
     refuse_several(config)
     other = cache(partial(load_captioner, config.init_from)) if config.init_from else None
+    teacher = load_teacher(config) if config.training.objective == "distillation" else None
     if not resumed:
         config = as_resolved(config, other().config) if other else as_published(config)
     sources = open_source(config.data, "train"), open_source(config.data, "validation")
@@ -142,11 +153,18 @@ def train_run(config: ExperimentConfig, workdir: Path, start: Start, describes: 
     if resumed:
         tokenizer = load_own_tokenizer(workdir, config.model.language.vocab_size)
     else:
-        tokenizer = other().tokenizer if other else make_tokenizer(config, sources[0])
+        if other:
+            tokenizer = other().tokenizer
+        elif teacher and not config.data.tokenizer and config.model.language.pretrained is None:
+            tokenizer = teacher.tokenizer
+        else:
+            tokenizer = make_tokenizer(config, sources[0])
         config = with_vocabulary(config, tokenizer.vocab_size)
         if other:
             refuse_other_network(other().model, config.model)
     partition(model_shapes(config.model), config.training)  # refuses names that are none
+    if teacher:
+        refuse_other_vocabulary(config, teacher, tokenizer)
     if describes:
         print(describe(mesh, state_shapes(config.model, config.training)))
         return 0
@@ -158,7 +176,9 @@ def train_run(config: ExperimentConfig, workdir: Path, start: Start, describes: 
                 if not resumed:
                     tokenizer.save(workdir / "tokenizer")
         workdir = Path(of_first(str(workdir)))
-        return _train(config, workdir, resumed, sources, tokenizer, mesh, (lambda: other().model) if other else None)
+        return _train(
+            config, workdir, resumed, sources, tokenizer, mesh, teacher, (lambda: other().model) if other else None
+        )
 
 
 def _train(
@@ -168,17 +188,20 @@ def _train(
     sources: tuple[Source, Source],
     tokenizer: CaptionTokenizer,
     mesh: Mesh,
+    teacher: Captioner | None,
     model_of_other: Callable[[], Variables] | None,
 ) -> int:
     """Train in a directory that is ours."""
     train_source, validation_source = sources
     training, index = config.training, _index(config.data, train_source)
     check_data(workdir, index, config.data.root)
+    teachers_weights = weights_of(teacher) if teacher else ""
+    check_teacher(workdir, teachers_weights, training.teacher)
     validation = checksum([_index(config.data, validation_source), training.validation_images])
     run = Run(workdir, training, validation)
     with first_alone() as first:
         if first:
-            note(workdir, tokenizer, index)
+            note(workdir, tokenizer, index, teachers_weights)
             save_json(config, workdir / "config.json")  # last: a directory that holds it is a run
 
     told = "" if resumed else cut_captions(train_source, tokenizer, config.data)
@@ -190,26 +213,33 @@ def _train(
     listed = ", ".join(f"{part} {count:,}" for part, count in counts.items())
     print(f"model: {sum(counts.values()):,} parameters ({listed}); vocabulary {tokenizer.vocab_size}")
 
-    directory = workdir / "features" if config.data.features == "auto" else Path(config.data.features)
+    is_own = config.data.features in ("auto", "none")
+    directory = workdir / "features" if is_own else Path(config.data.features)
     if encodes_once(config):
         train_source, validation_source = (
             EncodedSource(source, directory / split) for source, split in zip(sources, SPLITS, strict=False)
         )
-    elif config.data.features not in ("auto", "none"):
+    elif not is_own and not teacher:
         reason = "the encoder is trained, or data.views is 0 and images are cropped or mirrored at random"
         print(f"data.features={config.data.features}: not read, as {reason}")
+    mergers, seen_by_teacher = [config.model.merger], None
+    if teacher:
+        print(f"teacher: {training.teacher}, step {teacher.step}; it encodes each image once, into {directory}/teacher")
+        mergers.append(teacher.config.model.merger)
+        seen_by_teacher = taught(config, teacher, directory / "teacher")
     packer, process, processes = None, jax.process_index(), jax.process_count()
-    if packs(config) and training.objective == "cross_entropy":
-        packer, filled = plan_training(
-            train_source, tokenizer, config.data, training, config.model.merger, mesh.size, processes
-        )
+    if packs(config) and training.objective != "self_critical":
+        exacting = min(mergers, key=lambda merger: merger.is_pointwise)  # which of them needs each caption by itself
+        packer, filled = plan_training(train_source, tokenizer, config.data, training, exacting, mesh.size, processes)
         rows = training.accumulate * mesh.size * packer.room.rows
         print(
             f"packing: {training.batch_size * config.data.captions_per_image} captions of a batch lie in {rows} rows; "
             f"{100 * filled:.0f} % of the positions are real"
         )
     size = training.batch_size // processes
-    batches = train_iterator(train_source, tokenizer, config.data, size, training.seed, process, processes)
+    batches = train_iterator(
+        train_source, tokenizer, config.data, size, training.seed, process, processes, seen_by_teacher
+    )
     with cli.naming_memory(*less_memory(config)):
         state, notes = first_state(config.model, training, run.checkpoints, batches, mesh, model_of_other)
         print("".join(f"{note}\n" for note in notes), end="", flush=True)
@@ -222,8 +252,12 @@ def _train(
                     encode_once(config.model, config.data, variables, source, directory, split)
             del variables
         objective = cross_entropy(training.loss, training.freeze, training.label_smoothing)
+        minimised = objective
+        if teacher:
+            soft = training.temperature, training.soft_share, training.freeze, training.label_smoothing
+            minimised = distillation(teacher.config.model, place(mesh, teacher.model), *soft)
         step: Callable[[State, Batch], tuple[State, Metrics]]
-        train_step, reward = make_train_step(config.model, training, objective, mesh), None
+        train_step, reward = make_train_step(config.model, training, minimised, mesh), None
         step = (lambda state, batch: train_step(state, packer(batch))) if packer else train_step
         if training.objective == "self_critical":
             cider_d, searching = training_cider_d(train_source), (tokenizer, config.data.max_length)
@@ -263,7 +297,7 @@ def refuse_several(config: ExperimentConfig) -> None:
     if (processes := jax.process_count()) == 1:
         return
     message = f"trains in one process, not in {processes}; it uses all devices of that"
-    require(config.training.objective == "cross_entropy", "training.objective", config.training.objective, message)
+    require(config.training.objective != "self_critical", "training.objective", config.training.objective, message)
     on_save_error = config.training.on_save_error
     message = f"must be stop in {processes} processes: one that went on alone would leave the others waiting"
     require(on_save_error == "stop", "training.on_save_error", on_save_error, message)

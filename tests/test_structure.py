@@ -20,7 +20,7 @@ LEVELS = [
     {"bulk", "serving"},
     {"exporting"},
     {"scoring", "resolving"},
-    {"validation"},
+    {"validation", "teaching"},
     {"fitting", "trainer"},
     {"fit", "train", "evaluate", "caption", "prepare", "train_language", "info"},
     {"serve", "export"},

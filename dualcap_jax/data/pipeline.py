@@ -3,6 +3,7 @@
 A batch is a dict of
     image    uint8[B, S, S, 3]   RGB as decoded; scaled on the device. Of a source that is encoded already instead
                                  vector float16[B, F] and, for each stride, maps_STRIDE float16[B, h, w, c]
+    teacher_vector, teacher_maps_STRIDE   the same as a teacher encoded it, where there is one
     tokens   int32[B, C, T]      framed captions, padded with id 0
     mask     bool[B, C, T]       True on real tokens: by length, never by id
     image_id int64[B]            the record's id; -1 marks a row that only fills the batch up
@@ -55,6 +56,7 @@ def train_iterator(
     seed: int,
     process_index: int = 0,
     process_count: int = 1,
+    teacher: EncodedSource | None = None,
 ) -> grain.DatasetIterator[Batch]:
     """Batches for training: endless, every epoch in a new order.
 
@@ -70,6 +72,7 @@ def train_iterator(
         seed: of order and choice of captions, 0 to 2**32 - 1.
         process_index: of this process among those that train together.
         process_count: how many train together.
+        teacher: the same records as a teacher encoded them, where its features are to be in the batches too.
 
     Returns:
         An iterator whose state grain can save and restore (`grain.checkpoint.CheckpointSave`), also with another number
@@ -87,7 +90,9 @@ def train_iterator(
         .shuffle()
         .repeat()
         .random_map(_with_rng)
-        .map_with_index(partial(_train_example, source, tokenizer, config, pick, epoch))[process_index::process_count]
+        .map_with_index(partial(_train_example, source, teacher, tokenizer, config, pick, epoch))[
+            process_index::process_count
+        ]
     )
     return iter(_batches(stream, source, config, batch_size))
 
@@ -223,6 +228,7 @@ def _with_rng(index: int, rng: np.random.Generator) -> tuple[int, np.random.Gene
 
 def _train_example(
     source: Source,
+    teacher: EncodedSource | None,
     tokenizer: CaptionTokenizer,
     config: DataConfig,
     pick: Picker,
@@ -236,7 +242,7 @@ def _train_example(
     width, turn = config.captions_per_image, place // epoch
     if width == 1:  # an epoch has an image once for each of its captions
         turn = turn * int(source.caption_counts[record_index]) + caption_indices[0]
-    return _make_example(source, tokenizer, config, record_index, caption_indices, width, rng, turn)
+    return _make_example(source, tokenizer, config, record_index, caption_indices, width, rng, turn, teacher)
 
 
 def _eval_example(
@@ -254,6 +260,7 @@ def _make_example(
     width: int,
     augment: np.random.Generator | None = None,
     turn: int = 0,
+    teacher: EncodedSource | None = None,
 ) -> Example | UnreadableImage:
     """One image with the chosen captions, in `width` places."""
     record = source[record_index]
@@ -262,6 +269,8 @@ def _make_example(
             seen = source.features(record_index, turn)
         else:
             seen = {"image": _square(source, record, config, augment)}
+        if teacher:
+            seen |= {f"teacher_{name}": values for name, values in teacher.features(record_index).items()}
     except (ImageError, OSError) as error:
         return UnreadableImage(record.image_id, _told(record, error))
     ids = [tokenizer.encode(config.styled(record.captions[i]), config.max_length) for i in caption_indices]

@@ -11,6 +11,7 @@ computed twice.
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,15 +24,26 @@ MOST = 2**25
 """Logits that are held at a time: 128 MiB."""
 
 
+Teacher = tuple[Float[Array, "rows *places _teacher"], Float[Array, "vocab _teacher"]]
+"""A teacher's hidden states and embedding: its logits are their products, which are not held at once either."""
+
+
 def fused_cross_entropy(
     hidden: Float[Array, "rows *places width"],
     embedding: Float[Array, "vocab width"],
     labels: Int[Array, "rows *places"],
     weights: Float[Array, "rows *places"],
     smoothing: float = 0.0,
+    teacher: Teacher | None = None,
+    soft_share: float = 0.0,
+    temperature: float = 1.0,
     most: int = MOST,
 ) -> tuple[Float[Array, ""], Float[Array, "rows *places"]]:
-    """The weighted sum of the cross entropy of each place, in nats, and without a gradient that of each place.
+    """The weighted sum of the loss of each place, in nats, and without a gradient the cross entropy of each place.
+
+    With a teacher the loss is (1 - soft_share) * cross entropy + soft_share * temperature**2 * KL(teacher's || own), of
+    the distributions of logits / temperature: the square keeps the gradient as large as the label's (Hinton et al.
+    2015).
 
     Args:
         hidden: its dtype is that of the products; they are summed in float32, as all else.
@@ -40,24 +52,42 @@ def fused_cross_entropy(
         weights: of the places; have no gradient.
         smoothing: the share of each label that goes to all tokens of the vocabulary alike (Szegedy et al. 2016), in
             the sum; the cross entropy of each place is without.
+        teacher: whose distributions are to be learnt too; has no gradient.
+        soft_share: the share of the loss that these have.
+        temperature: more than 1 makes distributions flatter.
         most: logits to hold at a time, on each device.
     """
-    run = partial(_in_chunks, smoothing, most)
+    run = partial(_in_chunks, _Targets(smoothing, soft_share, temperature), most)
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size > 1 and len(labels) % mesh.size == 0:
-        shared = PartitionSpec(mesh.axis_names)
-        inputs = shared, PartitionSpec(), shared, shared
+        shared, everywhere = PartitionSpec(mesh.axis_names), PartitionSpec()
+        inputs = shared, everywhere, shared, shared, teacher and (shared, everywhere)
         run = jax.shard_map(run, in_specs=inputs, out_specs=(shared, shared), check_vma=False)
-    totals, nll = run(hidden, embedding, labels, weights)
+    totals, nll = run(hidden, embedding, labels, weights, teacher)
     return totals.sum(), nll
 
 
+class _Targets(NamedTuple):
+    """What labels and teacher are mixed by; see `fused_cross_entropy`."""
+
+    smoothing: float
+    soft_share: float
+    temperature: float
+
+
 def _in_chunks(
-    smoothing: float, most: int, hidden: Array, embedding: Array, labels: Array, weights: Array
+    targets: _Targets,
+    most: int,
+    hidden: Array,
+    embedding: Array,
+    labels: Array,
+    weights: Array,
+    teacher: tuple[Array, Array] | None,
 ) -> tuple[Array, Array]:
     """What one device computes; the sum as [1]."""
     shape, rows, places = labels.shape, len(labels), labels[0].size
-    count = -(-places // max(most // (rows * len(embedding)), 1))
+    held = rows * len(embedding) * (2 if teacher else 1)
+    count = -(-places // max(most // held, 1))
     size = -(-places // count)
 
     def cut(x: Array) -> Array:
@@ -67,36 +97,53 @@ def _in_chunks(
         return x.reshape(rows, count, size, *x.shape[2:]).swapaxes(0, 1)
 
     # Gradients pass through the cast last: a loss scale multiplies them before they become float16.
-    chunks = cut(hidden.astype(jnp.float32)), cut(labels), cut(weights.astype(jnp.float32))
-    total, nll = _sum(smoothing, hidden.dtype, embedding, *chunks)
+    own = cut(hidden.astype(jnp.float32)), cut(labels), cut(weights.astype(jnp.float32))
+    taught, kernel = (cut(teacher[0]), teacher[1].astype(teacher[0].dtype)) if teacher else (None, None)
+    total, nll = _sum(targets, hidden.dtype, embedding, kernel, (*own, taught))
     return total[None], nll.swapaxes(0, 1).reshape(rows, -1)[:, :places].reshape(shape)
+
+
+Chunk = tuple[Array, Array, Array, Array | None]
+"""Of some places: hidden states, labels, weights, and the teacher's hidden states."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _sum(
-    smoothing: float, dtype: DTypeLike, embedding: Array, hidden: Array, labels: Array, weights: Array
+    targets: _Targets, dtype: DTypeLike, embedding: Array, teacher: Array | None, chunks: Chunk
 ) -> tuple[Array, Array]:
     kernel = embedding.astype(dtype)
 
-    def of_chunk(total: Array, chunk: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        hidden, labels, weights = chunk
-        loss, nll, *_ = _losses(smoothing, hidden.astype(dtype), kernel, labels, weights)
+    def of_chunk(total: Array, chunk: Chunk) -> tuple[Array, Array]:
+        loss, nll, _ = _losses(targets, kernel, teacher, (chunk[0].astype(dtype), *chunk[1:]))
         return total + loss, nll
 
-    return lax.scan(of_chunk, jnp.float32(0), (hidden, labels, weights))
+    return lax.scan(of_chunk, jnp.float32(0), chunks)
 
 
-def _losses(
-    smoothing: float, hidden: Array, kernel: Array, labels: Array, weights: Array
-) -> tuple[Array, Array, Array, Array]:
-    """Of a chunk: the weighted sum, the cross entropy of each place, the logits, and the logarithms of their sums."""
-    logits = jnp.einsum("rpw,vw->rpv", hidden, kernel, preferred_element_type=jnp.float32)
+def _losses(targets: _Targets, kernel: Array, teacher: Array | None, chunk: Chunk) -> tuple[Array, Array, Array]:
+    """Of a chunk: the weighted sum, the cross entropy of each place, and the gradient of each place's loss by its
+    logits."""
+    hidden, labels, weights, taught = chunk
+    smoothing, soft_share, temperature = targets
+    logits, vocab = _products(hidden, kernel), len(kernel)
     log_total = jax.nn.logsumexp(logits, -1, keepdims=True)
     nll = (log_total - jnp.take_along_axis(logits, labels[..., None], -1))[..., 0]
     loss = nll
     if smoothing:
         loss = (1 - smoothing) * nll + smoothing * (log_total[..., 0] - logits.mean(-1))
-    return jnp.sum(weights * loss, where=weights != 0), nll, logits, log_total
+    is_label = labels[..., None] == jnp.arange(vocab)
+    d_logits = jnp.exp(logits - log_total) - smoothing / vocab - jnp.where(is_label, 1 - smoothing, 0)
+    if taught is not None and teacher is not None:
+        of_teacher = _products(taught, teacher)
+        wanted, own = (jax.nn.log_softmax(each / temperature) for each in (of_teacher, logits))
+        divergence = jnp.sum(jnp.exp(wanted) * (wanted - own), -1)
+        loss = (1 - soft_share) * loss + soft_share * temperature**2 * divergence
+        d_logits = (1 - soft_share) * d_logits + soft_share * temperature * (jnp.exp(own) - jnp.exp(wanted))
+    return jnp.sum(weights * loss, where=weights != 0), nll, d_logits
+
+
+def _products(hidden: Array, kernel: Array) -> Array:
+    return jnp.einsum("rpw,vw->rpv", hidden, kernel, preferred_element_type=jnp.float32)
 
 
 Gradients = tuple[Array, Array]
@@ -104,36 +151,32 @@ Gradients = tuple[Array, Array]
 
 
 def _forward(
-    smoothing: float, dtype: DTypeLike, embedding: Array, hidden: Array, labels: Array, weights: Array
+    targets: _Targets, dtype: DTypeLike, embedding: Array, teacher: Array | None, chunks: Chunk
 ) -> tuple[tuple[Array, Array], Gradients]:
-    kernel, vocab = embedding.astype(dtype), len(embedding)
+    kernel = embedding.astype(dtype)
     # Gradients by logits begin at 1 / vocab and less: float16 holds them where the largest weight is far above 1.
-    largest = jnp.abs(weights).max()
+    largest = jnp.abs(chunks[2]).max()
     unit = jnp.where(largest > 0, largest, 1) / 2**14
 
-    def of_chunk(
-        carry: tuple[Array, Array], chunk: tuple[Array, Array, Array]
-    ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        (total, d_embedding), (hidden, labels, weights) = carry, chunk
-        hidden = hidden.astype(dtype)
-        loss, nll, logits, log_total = _losses(smoothing, hidden, kernel, labels, weights)
-        is_label = labels[..., None] == jnp.arange(vocab)
-        d_logits = jnp.exp(logits - log_total) - smoothing / vocab - jnp.where(is_label, 1 - smoothing, 0)
+    def of_chunk(carry: tuple[Array, Array], chunk: Chunk) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        total, d_embedding = carry
+        hidden, weights = chunk[0].astype(dtype), chunk[2]
+        loss, nll, d_logits = _losses(targets, kernel, teacher, (hidden, *chunk[1:]))
         d_logits = (d_logits * (weights / unit)[..., None]).astype(dtype)
         d_hidden = jnp.einsum("rpv,vw->rpw", d_logits, kernel, preferred_element_type=jnp.float32)
         d_kernel = jnp.einsum("rpv,rpw->vw", d_logits, hidden, preferred_element_type=jnp.float32)
         return (total + loss, d_embedding + unit * d_kernel), (nll, unit * d_hidden)
 
     start = jnp.float32(0), jnp.zeros(embedding.shape, jnp.float32)
-    (total, d_embedding), (nll, d_hidden) = lax.scan(of_chunk, start, (hidden, labels, weights))
+    (total, d_embedding), (nll, d_hidden) = lax.scan(of_chunk, start, chunks)
     return (total, nll), (d_embedding, d_hidden)
 
 
 def _backward(
-    smoothing: float, dtype: DTypeLike, gradients: Gradients, cotangents: tuple[Array, Array]
-) -> tuple[Array, Array, None, None]:
+    targets: _Targets, dtype: DTypeLike, gradients: Gradients, cotangents: tuple[Array, Array]
+) -> tuple[Array, None, tuple[Array, None, None, None]]:
     by_embedding, by_hidden = gradients
-    return cotangents[0] * by_embedding, cotangents[0] * by_hidden, None, None
+    return cotangents[0] * by_embedding, None, (cotangents[0] * by_hidden, None, None, None)
 
 
 _sum.defvjp(_forward, _backward)

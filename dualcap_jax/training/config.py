@@ -50,14 +50,24 @@ class TrainingConfig:
     """Decoupled weight decay (AdamW) on kernels and embeddings."""
     clip_norm: float = 1.0
     """Largest global norm of the gradients; larger ones are scaled down to it. 0: no limit."""
-    objective: Literal["cross_entropy", "self_critical"] = "cross_entropy"
+    objective: Literal["cross_entropy", "self_critical", "distillation"] = "cross_entropy"
     """What is trained for. cross_entropy: to predict the next token of given captions. self_critical: to draw captions
-    of high CIDEr-D, after cross entropy, from the run that init_from names (Rennie et al. 2017)."""
+    of high CIDEr-D, after cross entropy, from the run that init_from names (Rennie et al. 2017). distillation: to
+    predict the next token of given captions as another run does, training.teacher (Hinton et al. 2015)."""
     samples_per_image: int = 5
     """Captions that self_critical draws of each image."""
     baseline: Literal["mean", "greedy"] = "mean"
     """What self_critical compares the reward of a drawn caption with. mean: with that of the others drawn of the image.
     greedy: with that of its greedy caption, as first published; costs another search."""
+    teacher: str = ""
+    """Run that distillation learns from: its directory, or a captioner that was saved or published. Its tokenizer is
+    the student's."""
+    temperature: float = 2.0
+    """What distillation divides logits by, the teacher's and the student's, before it compares their distributions:
+    more shows more of what the teacher holds possible."""
+    soft_share: float = 0.5
+    """Share of the loss that the teacher's distributions have in distillation, in [0, 1]; the captions have the
+    rest."""
     loss: Literal["real_tokens", "all_positions"] = "real_tokens"
     """Loss to minimise. real_tokens: the mean over real tokens. all_positions: the mean over all positions, padding
     counted as token 0, as the original did."""
@@ -105,10 +115,18 @@ class TrainingConfig:
         smooths_real = not self.label_smoothing or self.loss == "real_tokens"
         message = "must be 0 with training.loss=all_positions"
         require(smooths_real, "training.label_smoothing", self.label_smoothing, message)
+        require(0 <= self.soft_share <= 1, "training.soft_share", self.soft_share, "must be in [0, 1]")
+        require(0 < self.temperature < float("inf"), "training.temperature", self.temperature, "must be more than 0")
+        only: dict[str, dict[str, object]] = {
+            "self_critical": {"loss": "real_tokens", "label_smoothing": 0.0},
+            "distillation": {"loss": "real_tokens"},
+        }
+        for name, value in only.get(self.objective, {}).items():
+            message = f"must be {value} with training.objective={self.objective}"
+            require(getattr(self, name) == value, f"training.{name}", getattr(self, name), message)
+        if self.objective == "distillation":
+            require(bool(self.teacher), "training.teacher", "", "must name the run that distillation learns from")
         if self.objective == "self_critical":
-            for name, only in {"loss": "real_tokens", "label_smoothing": 0.0}.items():
-                message = f"must be {only} with training.objective=self_critical"
-                require(getattr(self, name) == only, f"training.{name}", getattr(self, name), message)
             least = {"mean": 2, "greedy": 1}[self.baseline]
             message = f"must be at least {least} with training.baseline={self.baseline}"
             require(self.samples_per_image >= least, "training.samples_per_image", self.samples_per_image, message)

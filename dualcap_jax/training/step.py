@@ -44,11 +44,11 @@ class TrainStep:
         return self.compiled(state, self.place(batch))
 
 
-def _place(mesh: Mesh | None, accumulate: int, batch: Batch) -> Batch:
+def _place(mesh: Mesh | None, accumulate: int, given: Batch, batch: Batch) -> Batch:
     batch = {name: values for name, values in batch.items() if name != "image_id"}
     if mesh is not None and jax.process_count() > 1:  # how each learns that another was asked to end, at the same step
         batch["asked"] = np.full(accumulate * len(mesh.local_devices), interrupts.asked() or 0, np.int32)
-    return divide(mesh, batch, accumulate)
+    return divide(mesh, batch, accumulate) | ({"given": given} if given else {})
 
 
 def make_train_step(
@@ -68,7 +68,7 @@ def make_train_step(
     optimizer, schedule, scales = make_optimizer(training), learning_rate(training), config.dtype == "float16"
 
     def loss_and_grads(
-        model: Variables, batch: Batch, key: Array, scale: Array | float, weight: Array
+        model: Variables, batch: Batch, given: Batch, key: Array, scale: Array | float, weight: Array
     ) -> tuple[Array, Any, Any]:
         """Of one part of a batch whose parts weigh `weight` altogether."""
         trained, frozen = partition(model, training)
@@ -77,14 +77,14 @@ def make_train_step(
             network = bind(config, whole(mesh, model | {"params": joined(frozen, trained)}))
             unfreeze_statistics(network, config.encoder, training)
             with known(mesh):
-                loss = objective.sums(network, batch, key)[objective.minimised] / weight
+                loss = objective.sums(network, batch | given, key)[objective.minimised] / weight
             return loss * scale, (loss, batch_stats_of(network))
 
         (_, (loss, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
         return loss, keep_placed(mesh, grads), batch_stats
 
     def accumulated(
-        model: Variables, batch: Batch, key: Array, scale: Array | float, weight: Array
+        model: Variables, batch: Batch, given: Batch, key: Array, scale: Array | float, weight: Array
     ) -> tuple[Array, Any, Any]:
         """The same over the parts of a batch, one after the other."""
 
@@ -92,7 +92,7 @@ def make_train_step(
             total, grads, batch_stats = carry
             index, part_batch = part
             loss, part_grads, batch_stats = loss_and_grads(
-                model | {"batch_stats": batch_stats}, part_batch, jax.random.fold_in(key, index), scale, weight
+                model | {"batch_stats": batch_stats}, part_batch, given, jax.random.fold_in(key, index), scale, weight
             )
             return (total + loss, jax.tree.map(jnp.add, grads, part_grads), batch_stats), None
 
@@ -103,11 +103,12 @@ def make_train_step(
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         batch, averaged, inner = dict(batch), state["model"], state["optimizer"]
         asked = {"asked": batch.pop("asked").max()} if "asked" in batch else {}
+        given = whole(mesh, batch.pop("given", {}))
         model = stepped_model(state)
         key = jax.random.fold_in(jax.random.key(training.seed + 1), inner["step"])
         scale = inner["loss_scale"]["scale"] if scales else 1.0  # a division that XLA drops
         compute = loss_and_grads if training.accumulate == 1 else accumulated
-        loss, grads, batch_stats = compute(model, batch, key, scale, objective.weight(batch))
+        loss, grads, batch_stats = compute(model, batch, given, key, scale, objective.weight(batch))
         grads = jax.tree.map(lambda g: g / scale, grads)
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -138,7 +139,7 @@ def make_train_step(
             metrics |= {f"{name}_norm_{part}": optax.global_norm(arrays) for part, arrays in tree.items()}
         return keep_placed(mesh, state), whole(mesh, metrics)
 
-    return TrainStep(jax.jit(step, donate_argnums=0), partial(_place, mesh, training.accumulate))
+    return TrainStep(jax.jit(step, donate_argnums=0), partial(_place, mesh, training.accumulate, objective.given))
 
 
 def make_eval_step(
@@ -151,4 +152,4 @@ def make_eval_step(
         with known(mesh):
             return whole(mesh, objective.sums(bind(config, whole(mesh, model)), batch, None))
 
-    return lambda model, batch: step(model, _place(mesh, 1, batch))
+    return lambda model, batch: step(model, _place(mesh, 1, {}, batch))

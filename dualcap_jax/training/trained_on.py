@@ -12,7 +12,8 @@ from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer
 from dualcap_jax.files import write_text
 
 FILE = "trained_on.json"
-"""In a run directory: `tokenizer`, its digest, and `train`, an `Index`. Older runs have none."""
+"""In a run directory: `tokenizer`, its digest; `train`, an `Index`; of a student `teacher`, a checksum of its teacher's
+weights. Older runs have none."""
 
 Index = dict[str, str]
 """Of each image of a split its name and a checksum of its captions, in order."""
@@ -29,9 +30,10 @@ def checksum(value: object) -> str:
     return f"{zlib.crc32(json.dumps(value).encode()):08x}"
 
 
-def note(workdir: Path, tokenizer: CaptionTokenizer, train: Index) -> None:
+def note(workdir: Path, tokenizer: CaptionTokenizer, train: Index, teacher: str = "") -> None:
     """Note what a run is trained on."""
-    write_text(workdir / FILE, json.dumps({"tokenizer": tokenizer.digest, "train": train}) + "\n")
+    noted = {"tokenizer": tokenizer.digest, "train": train} | ({"teacher": teacher} if teacher else {})
+    write_text(workdir / FILE, json.dumps(noted) + "\n")
 
 
 def check_data(workdir: Path, train: Index, root: str) -> None:
@@ -47,6 +49,20 @@ def check_data(workdir: Path, train: Index, root: str) -> None:
         raise DataError(
             f"data.root={root!r}: not the images and captions that {workdir} was trained on: {told}. Put them back, or "
             f"begin a new run with its weights: {again}"
+        )
+
+
+def check_teacher(workdir: Path, weights: str, source: str) -> None:
+    """Compare the teacher of a run that has one with that which it began with; `weights` is a checksum of its own.
+
+    Raises:
+        DataError: it is another.
+    """
+    if _noted(workdir).get("teacher", weights) != weights:
+        again = shlex.join(["python", "-m", "dualcap_jax.train", "--init-from", str(workdir)])
+        raise DataError(
+            f"training.teacher={source!r}: its weights are not those that {workdir} began to learn from. Bring these "
+            f"back, or begin a new run with the student's: {again}"
         )
 
 

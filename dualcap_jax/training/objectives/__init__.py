@@ -1,7 +1,7 @@
 """What training minimises: pure functions of the network, a batch and a key."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -12,7 +12,8 @@ from dualcap_jax.models.encoders import Encoded
 
 Batch = dict[str, Any]
 """Images: `image` uint8 [batch, size, size, 3], or already encoded, `vector` [batch, features] and `maps_STRIDE`
-[batch, height, width, channels]; `image_id` int64 [batch].
+[batch, height, width, channels]; `image_id` int64 [batch]; as a teacher encoded them `teacher_vector` and
+`teacher_maps_STRIDE`.
 Captions: `tokens` int32 and `mask` bool [batch, captions, length], or what a `Packer` made of them."""
 
 MAPS = "maps_"
@@ -41,3 +42,5 @@ class Objective:
     """Name of the sum to minimise; only that one has a gradient."""
     weight: Callable[[Batch], Float[Array, ""]]
     """What it is divided by. It hangs on the batch alone, so that parts of one can be computed one after the other."""
+    given: Batch = field(default_factory=dict)
+    """What `sums` finds in every batch, or part of one, besides: arrays that a training step keeps on its devices."""
