@@ -19,7 +19,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from dualcap_jax import caption
-from dualcap_jax.bulk.outputs import read
+from dualcap_jax.bulk.outputs import read, write
+from dualcap_jax.data.config import DataConfig
+from dualcap_jax.data.sources import open_source
 
 from .commands import command, environment
 from .test_command_errors import errors_of
@@ -57,6 +59,20 @@ def run(finished):
 
 def rows_of(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", ["captions.jsonl", "captions.csv"])
+def test_what_is_written_can_be_trained_on_as_it_is(photos, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    scores = {"score": -0.5, "log_prob": -4.0}
+    names = [f"photos/{number:012d}.png" for number in range(5)]
+    others = [{"caption": "A cat.", **scores}, {"caption": "A hen.", **scores}]
+    write(Path("photos", name), [{"image": each, "caption": "A dog.", **scores, "others": others} for each in names])
+    source = open_source(DataConfig(root="photos", validation_fraction=0.0), "train")
+    records = list(map(source.__getitem__, range(len(source))))
+    assert [record.filename for record in records] == names
+    assert {record.captions for record in records} == {("A dog.", "A cat.", "A hen.")}
+    assert records[0].read_image() == Path(names[0]).read_bytes()
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""A folder with captions.csv, and the images beside it.
+"""A folder with captions.csv, and the images beside it, or where their names lead from the current directory, as in
+what `caption --out` writes.
 
 It has the columns image and caption, and perhaps split.
 """
@@ -23,4 +24,4 @@ def read_split(config: DataConfig, split: str, faults: Faults) -> tuple[list[Ent
     """See `Layout`."""
     root = Path(config.root)
     lines = read_csv(root / NAME, "image", ("caption",), faults)
-    return split_of(lines, among([root]), NAME, config, split, faults)
+    return split_of(lines, among([root, Path()]), NAME, config, split, faults)

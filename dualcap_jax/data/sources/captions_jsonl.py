@@ -1,6 +1,8 @@
-"""A folder with captions.jsonl, and the images beside it.
+"""A folder with captions.jsonl, and the images beside it, or where their names lead from the current directory, as in
+what `caption --out` writes.
 
-A line is `{"image": "a.jpg", "captions": ["..."]}`, or has "caption" and one text; it may give a "split".
+A line is `{"image": "a.jpg", "captions": ["..."]}`, or has "caption" and one text, and perhaps more in "others"; it may
+give a "split".
 """
 
 from pathlib import Path
@@ -23,4 +25,4 @@ def read_split(config: DataConfig, split: str, faults: Faults) -> tuple[list[Ent
     """See `Layout`."""
     root = Path(config.root)
     lines = read_jsonl(root / NAME, "image", ("captions", "caption"), faults)
-    return split_of(lines, among([root]), NAME, config, split, faults)
+    return split_of(lines, among([root, Path()]), NAME, config, split, faults)

@@ -17,7 +17,8 @@ def read_jsonl(
     Args:
         path: the file.
         image_key: under which a line has the image's name.
-        caption_keys: under which it may have a caption, or a list of them; the first that is there counts.
+        caption_keys: under which it may have a caption, or a list of them; the first that is there counts. To them come
+            those of the objects under "others": a captioner's next best.
         faults: what to do about a line that is no such object.
         name: of the file, for messages, where it needs its folder.
     """
@@ -39,4 +40,6 @@ def read_jsonl(
             message = f'is not {{"{image_key}": "NAME", "{caption_keys[0]}": {example}}}'
             faults.report("malformed line", f"{where}: {message}")
             continue
-        yield where, image, captions, None if split is None else str(split)
+        others = get(row, "others") if isinstance(get(row, "others"), list) else []
+        more = [get(other, "caption") for other in others if isinstance(get(other, "caption"), str)]
+        yield where, image, captions + more, None if split is None else str(split)
