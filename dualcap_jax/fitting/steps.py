@@ -14,7 +14,7 @@ from jax.stages import Wrapped as JitWrapped
 from jaxtyping import Array, Key
 
 from dualcap_jax import inference
-from dualcap_jax.config import ExperimentConfig
+from dualcap_jax.config import ExperimentConfig, load_run
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.decoding import Decoded, Rules
 from dualcap_jax.encoding import features_of
@@ -24,6 +24,7 @@ from dualcap_jax.models.variables import Variables
 from dualcap_jax.pretrained.load import language_as_published
 from dualcap_jax.resolving import encodes_once, packs, with_vocabulary
 from dualcap_jax.training.objectives.cross_entropy import cross_entropy
+from dualcap_jax.training.objectives.distillation import TEACHER, distillation
 from dualcap_jax.training.objectives.self_critical import self_critical
 from dualcap_jax.training.packing import Packer, Room
 from dualcap_jax.training.sharding import abstract, batch_sharding
@@ -79,9 +80,14 @@ def training_step(config: ExperimentConfig, mesh: Mesh, size: int, fill: float =
     objective = cross_entropy(training.loss, training.freeze, training.label_smoothing)
     if training.objective == "self_critical":
         objective = self_critical()
+    if training.objective == "distillation":
+        teacher = load_run(training.teacher).model
+        soft = training.temperature, training.soft_share, training.freeze, training.label_smoothing
+        objective = distillation(teacher, abstract(mesh, variables.shapes(teacher)), *soft)
     state = abstract(mesh, state_shapes(config.model, training))
     step = make_train_step(config.model, training, objective, mesh)
-    return Step("training", step.compiled, state, (batch_shapes(config, mesh, size, fill),))
+    batch = batch_shapes(config, mesh, size, fill) | ({"given": objective.given} if objective.given else {})
+    return Step("training", step.compiled, state, (batch,))
 
 
 def batch_shapes(config: ExperimentConfig, mesh: Mesh, size: int, fill: float = 1.0) -> Shapes:
@@ -107,9 +113,16 @@ def batch_shapes(config: ExperimentConfig, mesh: Mesh, size: int, fill: float = 
 
 
 def _image_shapes(config: ExperimentConfig, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    seen = _feature_shapes(config, size) if encodes_once(config) else {"image": _images(config.data, size)}
+    if config.training.objective == "distillation":
+        features = _feature_shapes(load_run(config.training.teacher), size)
+        seen |= {f"{TEACHER}{name}": each for name, each in features.items()}
+    return seen
+
+
+def _feature_shapes(config: ExperimentConfig, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Of what comes of so many images that were encoded once."""
     images = _images(config.data, size)
-    if not encodes_once(config):
-        return {"image": images}
     features = jax.eval_shape(partial(features_of, config.model), variables.shapes(config.model), images)
     return {name: jax.ShapeDtypeStruct(each.shape, jnp.float16) for name, each in features.items()}
 

@@ -15,28 +15,34 @@ from dualcap_jax.data.config import DataConfig
 from dualcap_jax.models import variables
 from dualcap_jax.training.config import TrainingConfig
 from dualcap_jax.training.objectives.cross_entropy import cross_entropy
+from dualcap_jax.training.objectives.distillation import distillation
 from dualcap_jax.training.packing import Packer, places_of, room_for
 from dualcap_jax.training.sharding import ShardingConfig, make_mesh, place
 from dualcap_jax.training.state import init_state
 from dualcap_jax.training.step import make_train_step
 
-from .tiny import random_batch, tiny_model
+from .tiny import random_batch, tiny_model, with_features
 
 STEPS, IMAGES = 20, 16
 LENGTH = DataConfig().max_length
 
 
-def train(data: int, fsdp: int, accumulate: int = 1, merger: str = "attention", packed: bool = True) -> dict:
+def train(
+    data: int, fsdp: int, accumulate: int = 1, merger: str = "attention", packed: bool = True, taught: bool = False
+) -> dict:
     """The losses of some steps, with batch norm in training; and what the first device keeps of the state."""
     reads = {"strides": (8,), "heads": 2, "grid": 4} if merger == "attention" else {}
     model = tiny_model(batch_norm="train", kind=merger, **reads)
     model = replace(model, language=replace(model.language, width=128))
     training = TrainingConfig(batch_size=IMAGES, accumulate=accumulate, learning_rate=3e-3, warmup_steps=0)
     mesh = make_mesh(ShardingConfig(data, fsdp), IMAGES, accumulate)
-    step = make_train_step(model, training, cross_entropy(), mesh)
+    teacher = place(mesh, variables.init(model, 1))
+    objective = distillation(model, teacher, temperature=2.0) if taught else cross_entropy()
+    step = make_train_step(model, training, objective, mesh)
     state = place(mesh, init_state(variables.init(model, 0), training, model.dtype))
     kept = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
     batches = [random_batch(IMAGES, 3, 16, seed) for seed in range(STEPS)]
+    batches = [with_features(model, batch) for batch in batches] if taught else batches
     parts = accumulate * mesh.size
     room, _ = room_for([places_of(batch["mask"]) for batch in batches], 15, parts)
     packer = Packer(room, parts, apart=not model.merger.is_pointwise) if packed else dict
@@ -53,6 +59,7 @@ if __name__ == "__main__":
     layouts = {
         "one": (1, 1), "data": (8, 1), "fsdp": (1, 8), "both": (2, 4), "one, in two parts": (1, 1, 2),
         "both, in two parts": (2, 4, 2), "one, padded": (1, 1, 1, "skip_mlp", False),
-        "data, padded": (8, 1, 1, "skip_mlp", False),
+        "data, padded": (8, 1, 1, "skip_mlp", False), "one, taught": (1, 1, 1, "attention", True, True),
+        "both, taught": (2, 4, 1, "attention", True, True),
     }  # fmt: skip
     Path(sys.argv[1]).write_text(json.dumps({name: train(*layout) for name, layout in layouts.items()}))

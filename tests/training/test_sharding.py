@@ -35,6 +35,7 @@ def trained(tmp_path_factory) -> dict[str, dict]:
         ("both", "one"),
         ("both, in two parts", "one, in two parts"),
         ("data, padded", "one, padded"),
+        ("both, taught", "one, taught"),
     ],
 )
 def test_losses_and_statistics_are_those_of_one_device(trained, layout, alone):

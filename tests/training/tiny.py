@@ -1,12 +1,16 @@
 """A network and a batch small enough for a laptop's second."""
 
 from dataclasses import replace
+from functools import partial
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dualcap_jax import Captioner, ExperimentConfig
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.text import train_tokenizer
+from dualcap_jax.encoding import features_of
 from dualcap_jax.models import variables
 from dualcap_jax.models.config import ModelConfig
 from dualcap_jax.models.encoders.efficientnet import EfficientNetConfig
@@ -41,3 +45,11 @@ def random_batch(batch=4, captions=2, length=9, seed=0) -> dict[str, np.ndarray]
         "mask": mask,
         "image_id": np.arange(batch),
     }
+
+
+def with_features(teacher: ModelConfig, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A batch with random features as of a teacher that sees images larger than the student's."""
+    blank = jax.ShapeDtypeStruct((len(batch["image"]), 48, 48, 3), jnp.uint8)
+    shapes = jax.eval_shape(partial(features_of, teacher), variables.shapes(teacher), blank)
+    rng = np.random.default_rng(0)
+    return batch | {f"teacher_{name}": rng.standard_normal(each.shape, np.float32) for name, each in shapes.items()}

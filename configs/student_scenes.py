@@ -1,0 +1,33 @@
+"""A student of the embedded experiment, a tenth of its size.
+
+    python -m dualcap_jax.train --workdir runs/scenes
+    python -m dualcap_jax.train --config configs/student_scenes.py --training.objective distillation \\
+        --training.teacher runs/scenes
+
+`scripts/student.py` compares it with its teacher, and with students that learn otherwise.
+"""
+
+from dataclasses import replace
+
+from dualcap_jax.config import ExperimentConfig
+from dualcap_jax.models.encoders import EfficientNetConfig
+from dualcap_jax.models.language_models import GPT2Config
+
+
+def get_config() -> ExperimentConfig:
+    """Fewer channels and layers in all three parts, and a narrower search."""
+    base = ExperimentConfig()
+    encoder = EfficientNetConfig(
+        variant="b0",
+        width=0.25,
+        depth=0.25,
+        num_classes=128,
+        dropout=0.0,
+        drop_connect=0.0,
+        batch_norm_momentum=0.95,
+    )
+    language = GPT2Config(max_positions=64, width=48, layers=1, heads=4, dropout=0.0, init_deviation=0.1)
+    merger = replace(base.model.merger, hidden=(64, 64))
+    model = replace(base.model, encoder=encoder, language=language, merger=merger)
+    # who learns from a teacher's distributions is surer of the next word: two beams find what five did
+    return replace(base, model=model, decoding=replace(base.decoding, num_beams=2))
