@@ -52,7 +52,13 @@ def command(name: str, *arguments: object) -> None:
         raise SystemExit(code)
 
 
-def write_set(teacher: Path, data: DataConfig, splits: Sequence[str], directory: Path, options: Sequence[str]) -> None:
+def options(assignments: Sequence[str]) -> list[str]:
+    """NAME=VALUE as a command takes them."""
+    pairs = [assignment.partition("=") for assignment in assignments]
+    return [word for name, _, value in pairs for word in (f"--{name.replace('_', '-')}", *value.split())]
+
+
+def write_set(teacher: Path, data: DataConfig, splits: Sequence[str], directory: Path, search: Sequence[str]) -> None:
     """Write the images of a set into a directory, with captions.jsonl: of those to train on what the teacher says, of
     the others the set's captions. Nothing is done where it is there.
 
@@ -61,7 +67,7 @@ def write_set(teacher: Path, data: DataConfig, splits: Sequence[str], directory:
         data: of the set.
         splits: those besides that for training.
         directory: where to.
-        options: of the captioning.
+        search: options of the captioning.
     """
     if (directory / "captions.jsonl").exists():
         return
@@ -74,7 +80,7 @@ def write_set(teacher: Path, data: DataConfig, splits: Sequence[str], directory:
             path.write_bytes(record.read_image())
             lines.append({"image": f"{split}/{record.filename}", "captions": record.captions, "split": split})
     written = directory / "taught.jsonl"
-    command("caption", teacher, directory / "train", "--out", written, *options)
+    command("caption", teacher, directory / "train", "--out", written, *search)
     taught = [{**row, "image": Path(row["image"]).relative_to(directory).as_posix()} for row in read(written)]
     lines = [*taught, *(line for line in lines if line["split"] != "train")]
     write_text(directory / "captions.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
@@ -141,15 +147,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each way, from 0")
     parser.add_argument("--workdir", type=Path, default=Path("runs/students"))
     parser.add_argument("--split", default="test", help="what is scored: test or validation")
-    parser.add_argument("--train", default="", metavar="OPTIONS", help="further options of each training, in quotes")
-    parser.add_argument("--caption", default="", metavar="OPTIONS", help="of the teacher's captioning, in quotes")
+    for name, what in {"train": "further fields of each training", "caption": "options of the captioning"}.items():
+        parser.add_argument(f"--{name}", nargs="+", default=[], metavar="NAME=VALUE", help=what)
     parser.add_argument("--images", type=int, default=512, help="images that speed is measured on")
     args = parser.parse_args(arguments)
     if args.seeds < 1:
         parser.error(f"--seeds {args.seeds}: must be at least 1")
     data, directory = load_run(args.teacher).data, args.workdir / "images"
     splits = dict.fromkeys(("validation", args.split))
-    write_set(args.teacher, data, list(splits), directory, shlex.split(args.caption))
+    write_set(args.teacher, data, list(splits), directory, options(args.caption))
 
     its_set = ["--data.root", data.root] if data.root else []
     its_captions = ["--data.root", directory, "--data.tokenizer", args.teacher / "tokenizer"]
@@ -162,12 +168,12 @@ def main(arguments: Sequence[str]) -> int:
     }
     workdirs = {"teacher": [args.teacher]}
     for seed in range(args.seeds):  # seed by seed, so that a first answer is there early
-        for name, options in ways.items():
+        for name, asked in ways.items():
             workdir = args.workdir / f"{name.replace(', ', '-').replace(' ', '-').replace(chr(39), '')}-seed{seed}"
             workdirs.setdefault(name, []).append(workdir)
             if not (workdir / "evaluation").is_dir():
-                asked = ["--config", args.config, *options, *shlex.split(args.train), "--training.seed", seed]
-                command("train", "--workdir", workdir, *asked)
+                settings = [*asked, *options(args.train), "--training.seed", seed]
+                command("train", "--workdir", workdir, "--config", args.config, *settings)
     results = {}
     scores = {name: [score(each, args.split) for each in runs] for name, runs in workdirs.items()}
     speed = speeds({name: runs[0] for name, runs in workdirs.items()}, data, args.split, args.images)
