@@ -46,14 +46,13 @@ def refuse_other_vocabulary(config: ExperimentConfig, teacher: Captioner, tokeni
     """
     if tokenizer.digest == teacher.tokenizer.digest:
         return
-    named = ("data.tokenizer", config.data.tokenizer), ("init_from", config.init_from)
-    name, value = next(
-        (each for each in named if each[1]), ("model.language.pretrained", config.model.language.pretrained)
-    )
+    own = {"init_from": config.init_from, "data.tokenizer": config.data.tokenizer}
+    own["model.language.pretrained"] = config.model.language.pretrained or ""
+    name, value = next((each for each in own.items() if each[1]), ("data.tokenizer", ""))
     raise ConfigError(
         f"{name}={value!r}: its vocabulary of {tokenizer.vocab_size} tokens is not that of training.teacher="
-        f"{config.training.teacher!r}, of {teacher.tokenizer.vocab_size}; leave it out, and the student takes its "
-        "teacher's, or train it on captions that its teacher wrote"
+        f"{config.training.teacher!r}, of {teacher.tokenizer.vocab_size}; begin without it, and the student takes its "
+        "teacher's, or train by cross entropy on captions that the teacher wrote"
     )
 
 

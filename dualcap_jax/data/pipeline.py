@@ -269,7 +269,7 @@ def _make_example(
             seen = source.features(record_index, turn)
         else:
             seen = {"image": _square(source, record, config, augment)}
-        if teacher:
+        if teacher is not None:
             seen |= {f"teacher_{name}": values for name, values in teacher.features(record_index).items()}
     except (ImageError, OSError) as error:
         return UnreadableImage(record.image_id, _told(record, error))

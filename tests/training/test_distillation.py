@@ -127,7 +127,7 @@ def test_a_teacher_that_is_gone_or_another_is_told_in_a_line(student, tmp_path):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ([], r"data.tokenizer='.*': its vocabulary of \d+ tokens is not that of training.teacher='.*', of \d+; leave"),
+        ([], r"data.tokenizer='.*': its vocabulary of \d+ tokens is not that of training.teacher='.*', of \d+; begin"),
         (["--data.plain", "True"], "data.plain=True: must be False, as the captions that training.teacher="),
         (
             ["--data.max-length", 100, "--model.language.max-positions", 100],
