@@ -29,5 +29,4 @@ def get_config() -> ExperimentConfig:
     language = GPT2Config(max_positions=64, width=48, layers=1, heads=4, dropout=0.0, init_deviation=0.1)
     merger = replace(base.model.merger, hidden=(64, 64))
     model = replace(base.model, encoder=encoder, language=language, merger=merger)
-    # who learns from a teacher's distributions is surer of the next word: two beams find what five did
     return replace(base, model=model, decoding=replace(base.decoding, num_beams=2))

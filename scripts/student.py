@@ -157,8 +157,10 @@ def main(arguments: Sequence[str]) -> int:
     splits = dict.fromkeys(("validation", args.split))
     write_set(args.teacher, data, list(splits), directory, options(args.caption))
 
-    its_set = ["--data.root", data.root] if data.root else []
-    its_captions = ["--data.root", directory, "--data.tokenizer", args.teacher / "tokenizer"]
+    # features, the teacher's too, are computed once for all seeds
+    its_set = ["--data.root", data.root, "--data.features", args.workdir / "features" / "set"]
+    its_captions = ["--data.root", directory, "--data.features", args.workdir / "features" / "captions"]
+    its_captions += ["--data.tokenizer", args.teacher / "tokenizer"]
     learning = ["--training.objective", "distillation", "--training.teacher", args.teacher]
     ways = {
         "true captions": its_set,
