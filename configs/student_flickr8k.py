@@ -24,10 +24,10 @@ def get_config() -> ExperimentConfig:
     language = GPT2Config(
         max_positions=40, width=192, layers=2, heads=4, dropout=0.3, init_deviation=0.04, embedding_scale=11.0
     )
-    merger = replace(base.model.merger, hidden=(512, 512), grid=7)  # 224 pixels at stride 32
+    merger = replace(base.model.merger, hidden=(512, 512), grid=6)  # 192 pixels at stride 32
     return replace(
         base,
         model=replace(base.model, encoder=encoder, language=language, merger=merger),
-        data=replace(base.data, image_size=224),
+        data=replace(base.data, image_size=192),
         decoding=replace(base.decoding, num_beams=2),
     )

@@ -26,7 +26,9 @@ def get_config() -> ExperimentConfig:
         drop_connect=0.0,
         batch_norm_momentum=0.95,
     )
-    language = GPT2Config(max_positions=64, width=48, layers=1, heads=4, dropout=0.0, init_deviation=0.1)
+    language = GPT2Config(
+        vocab_size=512, max_positions=64, width=48, layers=1, heads=4, dropout=0.0, init_deviation=0.1
+    )
     merger = replace(base.model.merger, hidden=(64, 64))
     model = replace(base.model, encoder=encoder, language=language, merger=merger)
     return replace(base, model=model, decoding=replace(base.decoding, num_beams=2))

@@ -47,7 +47,7 @@ def test_loss_and_gradient_are_torchs(temperature, share, rng):
     soft = torch.nn.functional.kl_div(log_probs, wanted, reduction="none").sum(-1) * temperature**2
     expected = (torch.tensor(weights) * ((1 - share) * nll + share * soft)).sum()
     expected.backward()
-    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    assert float(loss) == pytest.approx(expected.item(), rel=1e-5)
     np.testing.assert_allclose(gradient, theirs.grad.numpy(), rtol=1e-4, atol=1e-6)
 
 
@@ -66,7 +66,7 @@ def test_packed_and_in_parts_it_is_the_same_and_the_teacher_is_left_as_it_was():
             losses.append(float(metrics["loss"]))
         found.append(losses)
     np.testing.assert_allclose(found[1:], [found[0]] * 2, rtol=1e-4)
-    assert found[0][-1] < found[0][0] - 0.1
+    assert found[0][-1] < found[0][0] - 0.05
     jax.tree.map(np.testing.assert_array_equal, weights, before)
 
 
