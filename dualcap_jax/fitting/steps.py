@@ -58,7 +58,10 @@ def resolved(config: ExperimentConfig) -> tuple[ExperimentConfig, str]:
     """
     language, told = config.model.language, ""
     if language.pretrained is None:
-        return (config if config.data.tokenizer else with_vocabulary(config, config.data.vocab_size)), told
+        size = config.data.vocab_size
+        if config.training.objective == "distillation":
+            size = load_run(config.training.teacher).model.language.vocab_size
+        return (config if config.data.tokenizer else with_vocabulary(config, size)), told
     if Path(language.pretrained).exists():
         model = replace(config.model, language=language_as_published(language))
         return replace(config, model=model), told
