@@ -41,11 +41,11 @@ class ViT(nnx.Module):
     def deeper_maps(self, maps, stride):
         return {stride: maps}
 
-    def vector_of(self, maps, stride, *, train=False, key=None):
-        return maps.mean((1, 2))
+    def vector_of(self, maps, *, train=False, key=None):
+        return maps[self.config.patch].mean((1, 2))
 
     def vector(self, images, *, train=False, key=None):
-        return self.vector_of(self.maps(images)[self.config.patch], self.config.patch)
+        return self.vector_of(self.maps(images))
 
 
 EXPERIMENT = """

@@ -59,9 +59,8 @@ def word_map(
 
     def log_prob(maps: Float[Array, "height width channels"]) -> Float[Array, ""]:
         given = maps[None].astype(features.dtype)
-        vector = network.encoder.vector_of(given, stride)
-        deeper = network.encoder.deeper_maps(given, stride) if config.merger.reads else {}
-        image = network.look(Encoded(vector, every | deeper))
+        changed = every | network.encoder.deeper_maps(given, stride)
+        image = network.look(Encoded(network.encoder.vector_of(changed), changed))
         logits = network.logits(image, before, jnp.ones_like(before, bool))
         return -jnp.sum(softmax_cross_entropy_with_integer_labels(logits, labels)[0, 0], where=of_word)
 

@@ -6,9 +6,9 @@ The arithmetic is that of the authors' TensorFlow code: SAME padding (asymmetric
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 from itertools import accumulate
 from typing import ClassVar, Literal
 
@@ -202,7 +202,7 @@ class Block(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.stride, self.has_skip = stride, stride == 1 and inputs == outputs
-        self.activation = _relu6 if config.is_lite else jax.nn.silu
+        self.activation = relu6 if config.is_lite else jax.nn.silu
         inner = inputs * expansion
         norm = partial(BatchNorm, momentum=config.batch_norm_momentum)
         self.expand = Pointwise(inputs, inner, rngs) if expansion > 1 else None
@@ -230,16 +230,13 @@ class Block(nnx.Module):
         return x + (y if keep is None else y * keep)
 
 
-def _relu6(x: Array) -> Array:
+def relu6(x: Array) -> Array:
+    """Between 0 and 6."""
     return jnp.clip(x, 0, 6)
 
 
-def _apply(x: Array, layer: Callable[[Array], Array]) -> Array:
-    return layer(x)
-
-
-class EfficientNet(nnx.Module):
-    """An image encoder.
+class Trunk(nnx.Module):
+    """An EfficientNet without its head: the stem and the blocks.
 
     Args:
         config: which, and how it is trained.
@@ -249,15 +246,9 @@ class EfficientNet(nnx.Module):
 
     def __init__(self, config: EfficientNetConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config, self.dtype = config, dtype
-        variant_width, _, _, variant_dropout = VARIANTS[config.variant]
-        width = config.width or variant_width
-        self.dropout = variant_dropout if config.dropout is None else config.dropout
-        if not config.num_classes:  # it stands before the classifier
-            self.dropout = 0.0
-        self.activation = _relu6 if config.is_lite else jax.nn.silu
-
-        fixed = 1.0 if config.is_lite else width  # Lite scales neither stem nor head
-        channels, head = round_filters(32, fixed), round_filters(1280, fixed)
+        width = config.width or VARIANTS[config.variant][0]
+        self.activation = relu6 if config.is_lite else jax.nn.silu
+        channels = round_filters(32, 1.0 if config.is_lite else width)  # Lite scales neither stem nor head
         self.stem = nnx.Param(_conv_init(rngs.params(), (3, 3, 3, channels)))
         self.stem_norm = BatchNorm(channels, config.batch_norm_momentum)
         blocks = []
@@ -268,74 +259,52 @@ class EfficientNet(nnx.Module):
                 blocks.append(Block(config, channels, outputs, kernel, step, expansion, dtype, rngs))
                 channels = outputs
         self.blocks = nnx.List(blocks)
-        self.head = Pointwise(channels, head, rngs)
-        self.head_norm = BatchNorm(head, config.batch_norm_momentum)
-        dense = partial(nnx.Linear, dtype=dtype, kernel_init=_dense_init, rngs=rngs)
-        self.classifier = dense(head, config.num_classes) if config.num_classes else None
-        self.num_features = config.num_classes or head
 
-    def vector(
+    def maps(
         self, images: Num[Array, "batch height width 3"], *, train: bool = False, key: jax.Array | None = None
-    ) -> Float[Array, "batch features"]:
-        """Image vectors of the computation's dtype: the classifier's logits, or the pooled features without one.
+    ) -> dict[int, Maps]:
+        """The last feature maps of each stride.
 
         Args:
             images: uint8 RGB of any size, or float and already normalised.
             train: use dropout, drop-connect and batch statistics, and learn these unless the config freezes them.
             key: for dropout and drop-connect.
-
-        Raises:
-            ValueError: in training without a key where a rate is above 0.
         """
-        rate = self.config.drop_connect
-        if train and key is None and (rate or self.dropout):
-            raise ValueError(f"training with dropout {self.dropout} and drop-connect {rate} needs a key")
-        return reduce(_apply, self._layers(train, key), images)
-
-    def maps(
-        self, images: Num[Array, "batch height width 3"], *, train: bool = False, key: jax.Array | None = None
-    ) -> dict[int, Maps]:
-        """The last feature maps of each stride; arguments as `vector`."""
         return self._maps(images, 0, train, key)
 
     def deeper_maps(self, maps: Maps, stride: int) -> dict[int, Maps]:
         """The feature maps of this stride, which are given, and what `maps` makes of them: those of larger ones."""
-        return {stride: maps, **self._maps(maps, self._last(stride) + 1)}
+        last = max(index for index, each in enumerate(self._strides) if each == stride)
+        return {stride: maps, **self._maps(maps, last + 1)}
 
     def _maps(
         self, x: Num[Array, "batch _h _w _c"], start: int, train: bool = False, key: jax.Array | None = None
     ) -> dict[int, Maps]:
         """Those of the layers from number `start` on, of what that one takes."""
         found = {}
-        for layer, stride in zip(self._layers(train, key)[start:-1], self._strides[start:], strict=True):
+        for layer, stride in zip(self._layers(train, key)[start:], self._strides[start:], strict=True):
             found[stride] = x = layer(x)
         return found
-
-    def vector_of(
-        self, maps: Maps, stride: int, *, train: bool = False, key: jax.Array | None = None
-    ) -> Float[Array, "batch features"]:
-        """What `vector` makes of feature maps that `maps` gave for a stride."""
-        return reduce(_apply, self._layers(train, key)[self._last(stride) + 1 :], maps)
-
-    def _last(self, stride: int) -> int:
-        """Number of the last layer of a stride."""
-        return max(index for index, each in enumerate(self._strides) if each == stride)
 
     @property
     def channels(self) -> dict[int, int]:
         """Channels of the feature maps, by stride in pixels, the smallest first."""
-        counts = [self.stem_norm, *(block.project_norm for block in self.blocks), self.head_norm]
-        return {stride: norm.scale.shape[0] for stride, norm in zip(self._strides, counts, strict=True)}
+        return {stride: norm.scale.shape[0] for stride, norm in zip(self._strides, self._last_norms, strict=True)}
+
+    @property
+    def _last_norms(self) -> list[BatchNorm]:
+        """Of each of `_layers`."""
+        return [self.stem_norm, *(block.project_norm for block in self.blocks)]
 
     @property
     def _strides(self) -> list[int]:
-        """Of what each of `_layers` but the last returns."""
-        return list(accumulate([2, *(block.stride for block in self.blocks), 1], operator.mul))
+        """Of what each of `_layers` returns."""
+        return list(accumulate([2, *(block.stride for block in self.blocks)], operator.mul))
 
-    def _layers(self, train: bool = False, key: jax.Array | None = None) -> list[Callable[[Array], Array]]:
-        """What `vector` applies one after the other: stem, blocks, head, classifier; all but the last return maps."""
+    def _layers(self, train: bool, key: jax.Array | None) -> list[Callable[[Array], Array]]:
+        """What is applied one after the other: stem and blocks."""
         key = key if train else None
-        use_batch = train and self.config.batch_norm == "train"
+        use_batch = self._uses_batch(train)
         run = rematerialised(Block.__call__, self.config.remat, 3)
 
         def block(index: int, x: Array) -> Array:
@@ -345,11 +314,10 @@ class EfficientNet(nnx.Module):
                 keep = kept.astype(x.dtype) / (1 - drop)
             return run(block, x, keep, use_batch)
 
-        def head(x: Array) -> Array:
-            return self.activation(self.head_norm(self.head(x), use_batch))
+        return [partial(self._stem, train=use_batch), *(partial(block, index) for index in range(len(self.blocks)))]
 
-        blocks = [partial(block, index) for index in range(len(self.blocks))]
-        return [partial(self._stem, train=use_batch), *blocks, head, partial(self._classify, key=key)]
+    def _uses_batch(self, train: bool) -> bool:
+        return train and self.config.batch_norm == "train"
 
     def _stem(self, images: Num[Array, "batch height width 3"], train: bool) -> Float[Array, "batch _h _w channels"]:
         x = jax.lax.conv_general_dilated(
@@ -361,13 +329,63 @@ class EfficientNet(nnx.Module):
         )
         return self.activation(self.stem_norm(x, train))
 
-    def _classify(
-        self, x: Float[Array, "batch height width channels"], key: jax.Array | None
+
+class EfficientNet(Trunk):
+    """An image encoder; arguments as of `Trunk`."""
+
+    def __init__(self, config: EfficientNetConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        super().__init__(config, dtype=dtype, rngs=rngs)
+        variant_width, _, _, variant_dropout = VARIANTS[config.variant]
+        width = 1.0 if config.is_lite else config.width or variant_width
+        self.dropout = variant_dropout if config.dropout is None else config.dropout
+        if not config.num_classes:  # it stands before the classifier
+            self.dropout = 0.0
+        head = round_filters(1280, width)
+        self.head = Pointwise(self.blocks[-1].project_norm.scale.shape[0], head, rngs)
+        self.head_norm = BatchNorm(head, config.batch_norm_momentum)
+        dense = partial(nnx.Linear, dtype=dtype, kernel_init=_dense_init, rngs=rngs)
+        self.classifier = dense(head, config.num_classes) if config.num_classes else None
+        self.num_features = config.num_classes or head
+
+    def vector(
+        self, images: Num[Array, "batch height width 3"], *, train: bool = False, key: jax.Array | None = None
     ) -> Float[Array, "batch features"]:
-        x = x.mean((1, 2), dtype=jnp.float32).astype(self.dtype)
+        """Image vectors of the computation's dtype: the classifier's logits, or the pooled features without one.
+
+        Args:
+            images, train, key: as of `maps`.
+
+        Raises:
+            ValueError: in training without a key where a rate is above 0.
+        """
+        rate = self.config.drop_connect
+        if train and key is None and (rate or self.dropout):
+            raise ValueError(f"training with dropout {self.dropout} and drop-connect {rate} needs a key")
+        return self.vector_of(self.maps(images, train=train, key=key), train=train, key=key)
+
+    def vector_of(
+        self, maps: Mapping[int, Maps], *, train: bool = False, key: jax.Array | None = None
+    ) -> Float[Array, "batch features"]:
+        """What `vector` makes of the feature maps that `maps` gave."""
+        x = maps[max(maps)].mean((1, 2), dtype=jnp.float32).astype(self.dtype)
         if self.classifier is None:
             return x
-        if key is not None and self.dropout:
+        if train and key is not None and self.dropout:
             kept = jax.random.bernoulli(jax.random.fold_in(key, len(self.blocks)), 1 - self.dropout, x.shape)
             x = jnp.where(kept, x / (1 - self.dropout), 0)
         return self.classifier(x)
+
+    @property
+    def _last_norms(self) -> list[BatchNorm]:
+        return [*super()._last_norms, self.head_norm]
+
+    @property
+    def _strides(self) -> list[int]:
+        before = super()._strides
+        return [*before, before[-1]]
+
+    def _layers(self, train: bool, key: jax.Array | None) -> list[Callable[[Array], Array]]:
+        def head(x: Array) -> Array:
+            return self.activation(self.head_norm(self.head(x), self._uses_batch(train)))
+
+        return [*super()._layers(train, key), head]

@@ -69,9 +69,9 @@ class Encoder(Protocol):
         """The feature maps of this stride, which are given, and what `maps` makes of them: those of larger ones."""
 
     def vector_of(
-        self, maps: Maps, stride: int, *, train: bool = False, key: jax.Array | None = None
+        self, maps: Mapping[int, Maps], *, train: bool = False, key: jax.Array | None = None
     ) -> Float[Array, "batch features"]:
-        """What `vector` makes of feature maps that `maps` gave for a stride."""
+        """What `vector` makes of the feature maps that `maps` gave."""
 
 
 def encoded(
@@ -85,8 +85,8 @@ def encoded(
     """The vector of images and the feature maps of these strides, by one pass; arguments as `Encoder.vector`."""
     if not strides:
         return Encoded(encoder.vector(images, train=train, key=key), {})
-    maps, last = encoder.maps(images, train=train, key=key), max(encoder.channels)
-    vector = encoder.vector_of(maps[last], last, train=train, key=key)
+    maps = encoder.maps(images, train=train, key=key)
+    vector = encoder.vector_of(maps, train=train, key=key)
     return Encoded(vector, {stride: maps[stride] for stride in strides})
 
 
