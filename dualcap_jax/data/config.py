@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from dualcap_jax.data.reading import ImagesConfig, ReadingConfig, part
+from dualcap_jax.data.reading import ImagesConfig, LoadingConfig, part
 from dualcap_jax.data.transform import ImageTransform, Interpolation
 from dualcap_jax.errors import require
 from dualcap_jax.fields import check_types
@@ -38,7 +38,7 @@ class ScenesConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig(ReadingConfig):
+class DataConfig(LoadingConfig):
     """Which images and captions, and how they reach the model."""
 
     root: str = ""
@@ -78,10 +78,6 @@ class DataConfig(ReadingConfig):
     """Share of the images kept for validation where the set names no splits."""
     split_seed: int = 0
     """Seed that chooses which images are kept for validation where the set names no splits."""
-    read_threads: int = 2
-    """Threads that read and decode images, in each process. 0: the training thread reads them itself."""
-    workers: int = 0
-    """Extra processes that read and decode images. 0: none."""
     features: str = "auto"
     """Directory of what a frozen encoder makes of the images, which is then computed once instead of at each epoch,
     unless each epoch has new views (data.views). auto: features/ in the run directory. none: at each epoch."""
@@ -108,9 +104,7 @@ class DataConfig(ReadingConfig):
         require(self.vocab_size >= 257, "data.vocab_size", self.vocab_size, message)
         fraction = self.validation_fraction
         require(0 <= fraction < 1, "data.validation_fraction", fraction, "must be at least 0 and less than 1")
-        for name in ("read_threads", "workers", "views"):
-            value = getattr(self, name)
-            require(value >= 0, f"data.{name}", value, "must be at least 0")
+        require(self.views >= 0, "data.views", self.views, "must be at least 0")
 
     def styled(self, caption: str) -> str:
         """A caption as it is learnt."""

@@ -26,8 +26,8 @@ from jaxtyping import Bool, Int, Int32, UInt8
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.features import EncodedSource
 from dualcap_jax.data.images import ImageError
-from dualcap_jax.data.reading import map_ahead
-from dualcap_jax.data.records import DataError, Record, Source
+from dualcap_jax.data.reading import LoadingConfig, map_ahead
+from dualcap_jax.data.records import DataError, Faults, Record, Source
 from dualcap_jax.data.text import CaptionTokenizer
 from dualcap_jax.interrupts import follow_parent
 
@@ -89,12 +89,12 @@ def train_iterator(
         .seed(seed)
         .shuffle()
         .repeat()
-        .random_map(_with_rng)
+        .random_map(with_rng)
         .map_with_index(partial(_train_example, source, teacher, tokenizer, config, pick, epoch))[
             process_index::process_count
         ]
     )
-    return iter(_batches(stream, source, config, batch_size))
+    return iter(batched(stream, source.faults, len(source), config, batch_size))
 
 
 def dealt_anew(states: Sequence[Mapping[str, Any]], process_count: int) -> dict[str, int]:
@@ -140,7 +140,8 @@ def eval_batches(
     """
     make_example = partial(_eval_example, source, tokenizer, config, source.caption_counts)
     dealt = [place for place in range(len(source)) if place // batch_size % process_count == process_index]
-    return _batches(grain.MapDataset.source(dealt).map(make_example), source, config, batch_size)
+    examples = grain.MapDataset.source(dealt).map(make_example)
+    return batched(examples, source.faults, len(source), config, batch_size)
 
 
 def check_images(source: Source, count: int, threads: int) -> None:
@@ -164,7 +165,7 @@ def _fault_of(source: Source, record: Record) -> str:
     try:
         source.transform.open(record.read_image(), record.filename)
     except (ImageError, OSError) as error:
-        return _told(record, error)
+        return why_unreadable(record.filename, error)
     return ""
 
 
@@ -193,7 +194,7 @@ def decoded_batches(
         try:
             return _square(source, record, config, np.random.default_rng(position) if views else None)
         except (ImageError, OSError) as error:
-            return _told(record, error)
+            return why_unreadable(record.filename, error)
 
     results = map_ahead(read, range(start, max(views, 1) * len(source)), max(1, config.read_threads))
     while chunk := list(islice(results, batch_size)):
@@ -222,7 +223,8 @@ def _pick_captions(
     return index, rng.permutation(counts[index])[:most].tolist()
 
 
-def _with_rng(index: int, rng: np.random.Generator) -> tuple[int, np.random.Generator]:
+def with_rng(index: int, rng: np.random.Generator) -> tuple[int, np.random.Generator]:
+    """What grain's `random_map` calls for an example that draws by chance as it is made."""
     return index, deepcopy(rng)  # grain uses its own again
 
 
@@ -272,7 +274,7 @@ def _make_example(
         if teacher is not None:
             seen |= {f"teacher_{name}": values for name, values in teacher.features(record_index).items()}
     except (ImageError, OSError) as error:
-        return UnreadableImage(record.image_id, _told(record, error))
+        return UnreadableImage(record.image_id, why_unreadable(record.filename, error))
     ids = [tokenizer.encode(config.styled(record.captions[i]), config.max_length) for i in caption_indices]
     tokens, mask = pad_tokens(ids, width, config.max_length)
     return {**seen, "tokens": tokens, "mask": mask, "image_id": np.array(record.image_id, np.int64)}
@@ -290,10 +292,10 @@ def _square(
     return square[:, ::-1] if config.flip and augment.random() < 0.5 else square
 
 
-def _told(record: Record, error: ImageError | OSError) -> str:
+def why_unreadable(filename: str, error: ImageError | OSError) -> str:
     """Why an image can't be read."""
     reason = f"can't be read ({error.strerror or error})" if isinstance(error, OSError) else str(error)
-    return f"image '{record.filename}': {reason}"
+    return f"image '{filename}': {reason}"
 
 
 def pad_tokens(
@@ -317,9 +319,18 @@ def pad_tokens(
     return tokens, mask
 
 
-def _batches(
-    examples: grain.MapDataset, source: Source, config: DataConfig, batch_size: int
+def batched(
+    examples: grain.MapDataset, faults: Faults, images: int, config: LoadingConfig, batch_size: int
 ) -> grain.IterDataset[Batch]:
+    """Batches of examples, without those that are an `UnreadableImage`, which are reported.
+
+    Args:
+        examples: dicts of arrays, `image_id` among them.
+        faults: what to do about unreadable images.
+        images: how many there are.
+        config: threads and processes that read.
+        batch_size: rows of every batch; a last one is filled up with zeros, `image_id` with -1.
+    """
     read_options = grain.ReadOptions(
         num_threads=config.read_threads,
         prefetch_buffer_size=max(2 * batch_size, config.read_threads) if config.read_threads else 0,
@@ -331,23 +342,23 @@ def _batches(
         # Before the batching, so that examples come in the same order as without workers.
         options = grain.MultiprocessingOptions(num_workers=config.workers, per_worker_buffer_size=2 * batch_size)
         stream = stream.mp_prefetch(options, worker_init_fn=follow_parent)
-    return stream.filter(_FaultCounter(source)).batch(batch_size, batch_fn=_Stack(batch_size))
+    return stream.filter(_FaultCounter(faults, images)).batch(batch_size, batch_fn=_Stack(batch_size))
 
 
 class _FaultCounter:
     """Takes unreadable images out of the stream, in the main process, and reports them."""
 
-    def __init__(self, source: Source):
-        self._source = source
+    def __init__(self, faults: Faults, images: int):
+        self._faults, self._images = faults, images
         self._unreadable: set[int] = set()
 
     def __call__(self, example: Example | UnreadableImage) -> bool:
         if not isinstance(example, UnreadableImage):
             return True
-        self._source.faults.report("unreadable image", example.message)
+        self._faults.report("unreadable image", example.message)
         self._unreadable.add(example.image_id)
-        if len(self._unreadable) == len(self._source):
-            raise DataError(f"not one of the {len(self._source)} images can be read: {example.message}")
+        if len(self._unreadable) == self._images:
+            raise DataError(f"not one of the {self._images} images can be read: {example.message}")
         return False
 
 

@@ -48,6 +48,23 @@ class ReadingConfig(ImagesConfig):
         require(self.on_error in ("raise", "skip"), "data.on_error", self.on_error, "must be 'raise' or 'skip'")
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoadingConfig(ReadingConfig):
+    """Which images are read, by what, and what is done about what is broken."""
+
+    read_threads: int = 2
+    """Threads that read and decode images, in each process. 0: the training thread reads them itself."""
+    workers: int = 0
+    """Extra processes that read and decode images. 0: none."""
+
+    def __post_init__(self) -> None:
+        """Check each field."""
+        super().__post_init__()
+        for name in ("read_threads", "workers"):
+            value = getattr(self, name)
+            require(value >= 0, f"data.{name}", value, "must be at least 0")
+
+
 def add_arguments(parser: argparse.ArgumentParser, kind: type[ImagesConfig]) -> None:
     """Give a script the options of `ImagesConfig` or `ReadingConfig`, named as the commands name them."""
     group = parser.add_argument_group("what is read, as in the commands")

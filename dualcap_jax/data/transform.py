@@ -51,6 +51,10 @@ class ImageTransform:
         right, bottom = min((left + size) * scale_x, width), min((top + size) * scale_y, height)
         return self._resized(image, (left * scale_x, top * scale_y, right, bottom))
 
+    def squash(self, image: Image.Image) -> UInt8[np.ndarray, "size size 3"]:
+        """All of an RGB image resized to the square, its proportions given up; returns RGB values, 0 to 255."""
+        return self._resized(image, (0, 0, *image.size))
+
     def open(self, data: bytes, name: str = "") -> Image.Image:
         """Decode an encoded image, of this name, into an RGB image yet to be transformed.
 

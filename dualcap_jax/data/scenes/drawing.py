@@ -1,6 +1,7 @@
 """Drawing scenes with PIL, at any size."""
 
 import io
+from dataclasses import dataclass
 from random import Random
 
 from PIL import Image, ImageDraw
@@ -21,12 +22,47 @@ _GRIDS = {1: ((1, 1),), 2: ((1, 2), (2, 1)), 3: ((1, 3), (2, 2), (3, 1)), 4: ((1
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
+@dataclass(frozen=True)
+class Shape:
+    """One shape of a scene, where it stands."""
+
+    colour: str
+    """One of `COLOURS`."""
+    shape: str
+    """One of `SHAPES`."""
+    centre: tuple[float, float]
+    """x and y, in shares of the image's side."""
+    radius: float
+    """Of the circle that it fits, in shares of the image's side."""
+    ink: tuple[int, ...]
+    """Its own shade of the colour, RGB."""
+
+    @property
+    def box(self) -> Box:
+        """What it covers of the unit square."""
+        (x, y), r = self.centre, self.radius
+        if self.shape == "triangle":
+            return x - 0.98 * r, y - r, x + 0.98 * r, y + 0.78 * r
+        half = 0.84 * r if self.shape == "square" else r
+        return x - half, y - half, x + half, y + half
+
+
+def lay_out(scene: Scene, rng: Random) -> tuple[tuple[int, ...], list[Shape]]:
+    """The light background, RGB, and each shape of a scene; `rng` draws places, sizes and shades."""
+    background, shapes = tuple(rng.randint(224, 255) for _ in range(3)), list[Shape]()
+    for group, cell in zip(scene.groups, cells(scene), strict=True):
+        ink = tuple(min(255, max(0, value + rng.randint(-14, 14))) for value in _INK[group.colour])
+        for x, y, radius in _places(group, cell, rng):
+            shapes.append(Shape(group.colour, group.shape, (x, y), radius, ink))
+    return background, shapes
+
+
 def draw_scene(scene: Scene, rng: Random, size: int) -> bytes:
     """Draw a scene on a light background.
 
     Args:
         scene: what to show.
-        rng: draws places, sizes and shades.
+        rng: draws places, sizes and shades, as `lay_out`.
         size: side of the image in pixels.
 
     Returns:
@@ -34,12 +70,11 @@ def draw_scene(scene: Scene, rng: Random, size: int) -> bytes:
     """
     supersampling = 4 if size <= 128 else 2  # smooth edges, by drawing larger
     side = size * supersampling
-    image = Image.new("RGB", (side, side), tuple(rng.randint(224, 255) for _ in range(3)))
+    background, shapes = lay_out(scene, rng)
+    image = Image.new("RGB", (side, side), background)
     draw = ImageDraw.Draw(image)
-    for group, cell in zip(scene.groups, cells(scene), strict=True):
-        ink = tuple(min(255, max(0, value + rng.randint(-14, 14))) for value in _INK[group.colour])
-        for x, y, radius in _places(group, cell, rng):
-            _draw_shape(draw, group.shape, x * side, y * side, radius * side, ink)
+    for each in shapes:
+        _draw_shape(draw, each, side)
     buffer = io.BytesIO()
     image.reduce(supersampling).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
@@ -79,17 +114,16 @@ def _places(group: Group, cell: Box, rng: Random) -> list[tuple[float, float, fl
     ]
 
 
-def _draw_shape(draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, radius: float, ink: tuple[int, ...]) -> None:
-    """A shape that fits the circle of this radius around (x, y), all in pixels."""
-    r = radius
-    if shape == "ring":
-        draw.ellipse((x - r, y - r, x + r, y + r), outline=ink, width=max(1, round(0.42 * r)))
-    elif shape == "square":
-        h = 0.84 * r
-        draw.rectangle((x - h, y - h, x + h, y + h), fill=ink)
-    elif shape == "cross":
-        a = 0.34 * r
-        draw.rectangle((x - r, y - a, x + r, y + a), fill=ink)
-        draw.rectangle((x - a, y - r, x + a, y + r), fill=ink)
+def _draw_shape(draw: ImageDraw.ImageDraw, shape: Shape, side: int) -> None:
+    """A shape of an image of this side, in pixels."""
+    left, top, right, bottom = box = tuple(edge * side for edge in shape.box)
+    if shape.shape == "ring":
+        draw.ellipse(box, outline=shape.ink, width=max(1, round(0.42 * shape.radius * side)))
+    elif shape.shape == "square":
+        draw.rectangle(box, fill=shape.ink)
+    elif shape.shape == "cross":
+        inset = 0.66 * shape.radius * side
+        draw.rectangle((left, top + inset, right, bottom - inset), fill=shape.ink)
+        draw.rectangle((left + inset, top, right - inset, bottom), fill=shape.ink)
     else:  # triangle
-        draw.polygon([(x, y - r), (x + 0.98 * r, y + 0.78 * r), (x - 0.98 * r, y + 0.78 * r)], fill=ink)
+        draw.polygon([((left + right) / 2, top), (right, bottom), (left, bottom)], fill=shape.ink)

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.records import DataError, Faults, Record
 from dualcap_jax.data.scenes.captions import CAPTIONS_PER_SCENE, write_captions
-from dualcap_jax.data.scenes.drawing import draw_scene
+from dualcap_jax.data.scenes.drawing import Shape, draw_scene, lay_out
 from dualcap_jax.data.scenes.scene import Scene, sample_scene
 from dualcap_jax.data.sources.entries import SPLITS
 
@@ -54,6 +54,10 @@ class ScenesSource:
     def scene(self, image_id: int) -> Scene:
         """The ground truth: what the image with this id shows."""
         return sample_scene(self._rng("scene", image_id), self._config.max_groups, unseen=self._split == "test")
+
+    def shapes(self, image_id: int) -> list[Shape]:
+        """Where each shape stands in the image with this id."""
+        return lay_out(self.scene(image_id), self._rng("picture", image_id))[1]
 
     def _image(self, index: int) -> bytes:
         if index not in self._images:

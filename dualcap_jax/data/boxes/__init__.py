@@ -1,0 +1,1 @@
+"""Images with boxes: what a detector is trained on and scored by."""
