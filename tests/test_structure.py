@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "dualcap_jax"
 LEVELS = [
     {"errors", "files", "interrupts", "starting"},
     {"fields"},
-    {"ops", "cli", "processes", "kept"},
+    {"ops", "cli", "processes", "kept", "detection"},
     {"models", "data", "decoding", "evaluation"},  # which know nothing of each other
     {"pretrained", "inference"},
     {"training"},

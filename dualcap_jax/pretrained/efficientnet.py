@@ -5,6 +5,7 @@ FixEfficientNet (Touvron et al. 2020) is EfficientNet fine-tuned for larger imag
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -157,16 +158,33 @@ def table(config: EfficientNetConfig, naming: Naming, *, classifier: bool) -> It
             yield TensorName(".".join((kind, "encoder", *rest)), (kind, *rest), "same")
         return
     names, classifier_name = _NAMES[naming]
-    library = "tensorflow" if naming == "tensorflow" else "torch"
-    conv, depthwise, squeezed, dense = _LAYOUTS[library]
+    library: Literal["torch", "tensorflow"] = "tensorflow" if naming == "tensorflow" else "torch"
+    conv, _, _, dense = _LAYOUTS[library]
+    kernel = "kernel" if library == "tensorflow" else "weight"
+    whole = next(names(config))
+    yield from trunk_table(config, naming)
+    yield TensorName(whole["head"], ("params", "head", "kernel"), conv)
+    yield from norm_table(whole["head_norm"], ("head_norm",), library)
+    if classifier:
+        yield TensorName(classifier_name.format(kernel), ("params", "classifier", "kernel"), dense)
+        yield TensorName(classifier_name.format("bias"), ("params", "classifier", "bias"), "same")
+
+
+def norm_table(name: str, path: TreePath, library: Literal["torch", "tensorflow"]) -> Iterator[TensorName]:
+    """What the arrays of a batch norm are called; `path` is without its kind of variable."""
+    separator = "/" if library == "tensorflow" else "."
+    for ours, theirs in _NORM_SUFFIXES[library].items():
+        kind = "batch_stats" if ours in ("mean", "var") else "params"
+        yield TensorName(f"{name}{separator}{theirs}", (kind, *path, ours), "same")
+
+
+def trunk_table(config: EfficientNetConfig, naming: Naming) -> Iterator[TensorName]:
+    """The same of stem and blocks alone; `naming` is one of others."""
+    library: Literal["torch", "tensorflow"] = "tensorflow" if naming == "tensorflow" else "torch"
+    conv, depthwise, squeezed, _ = _LAYOUTS[library]
     separator, kernel = ("/", "kernel") if library == "tensorflow" else (".", "weight")
-
-    def norm(name: str, path: TreePath) -> Iterator[TensorName]:
-        for ours, theirs in _NORM_SUFFIXES[library].items():
-            kind = "batch_stats" if ours in ("mean", "var") else "params"
-            yield TensorName(f"{name}{separator}{theirs}", (kind, *path, ours), "same")
-
-    whole, *blocks = names(config)
+    norm = partial(norm_table, library=library)
+    whole, *blocks = _NAMES[naming][0](config)
     yield TensorName(whole["stem"], ("params", "stem"), conv)
     yield from norm(whole["stem_norm"], ("stem_norm",))
     for index, block in enumerate(blocks):
@@ -182,11 +200,6 @@ def table(config: EfficientNetConfig, naming: Naming, *, classifier: bool) -> It
             yield TensorName(f"{block[part]}{separator}bias", (*layer, "bias"), "same")
         yield TensorName(block["conv2"], ("params", *path, "project", "kernel"), conv)
         yield from norm(block["norm2"], (*path, "project_norm"))
-    yield TensorName(whole["head"], ("params", "head", "kernel"), conv)
-    yield from norm(whole["head_norm"], ("head_norm",))
-    if classifier:
-        yield TensorName(classifier_name.format(kernel), ("params", "classifier", "kernel"), dense)
-        yield TensorName(classifier_name.format("bias"), ("params", "classifier", "bias"), "same")
 
 
 def is_extra(name: str) -> bool:
@@ -216,10 +229,11 @@ def preprocessing(config: EfficientNetConfig) -> Preprocessing:
     interpolation: Literal["bilinear", "bicubic"] = (
         "bilinear" if published.get("interpolation") == "bilinear" else "bicubic"
     )
-    return Preprocessing(_normalization(config, source, published), interpolation, crop_fraction)
+    return Preprocessing(normalization_of(config, source, published), interpolation, crop_fraction)
 
 
-def _normalization(config: EfficientNetConfig, source: str, published: Mapping[str, Any]) -> Normalization:
+def normalization_of(config: EfficientNetConfig, source: str, published: Mapping[str, Any]) -> Normalization:
+    """How weights want pixels scaled: as their config.json says, else as their authors did it."""
     if "mean" in published and "std" in published:
         theirs = [255 * value for name in ("mean", "std") for value in published[name]]
         for name, (mean, deviation) in NORMALIZATIONS.items():

@@ -7,12 +7,12 @@ from dualcap_jax.models.config import ModelConfig
 from dualcap_jax.models.encoders import EncoderConfig
 from dualcap_jax.models.language_models import LanguageModelConfig
 from dualcap_jax.models.variables import Variables
-from dualcap_jax.pretrained import efficientnet, gpt2
+from dualcap_jax.pretrained import efficientdet, efficientnet, gpt2
 from dualcap_jax.pretrained.files import locate, read_tensors
 from dualcap_jax.pretrained.preprocessing import Preprocessing
 from dualcap_jax.pretrained.tables import PretrainedError
 
-BACKBONES: dict[str, ModuleType] = {"efficientnet": efficientnet, "gpt2": gpt2}
+BACKBONES: dict[str, ModuleType] = {"efficientnet": efficientnet, "efficientdet": efficientdet, "gpt2": gpt2}
 """What knows the published weights of a kind: `load`, and `preprocessing` (encoders) or `as_published` (language
 models)."""
 
