@@ -22,6 +22,8 @@ from dualcap_jax.models.encoders import encoded
 from dualcap_jax.models.variables import Variables, bind
 from dualcap_jax.training.objectives import MAPS
 
+SHAPE = ("variant", "width", "depth", "channels", "cells", "finest", "coarsest", "anchor_scale", "detections")
+"""Fields of encoders' configs, where they have them, that features hang on."""
 BATCH = 32
 """Images encoded together."""
 
@@ -39,7 +41,7 @@ def made_with(config: ModelConfig, data: DataConfig, variables: Variables) -> di
     """All that features hang on: the encoder, its weights, the image transform, and which features they are."""
     encoder, transform = config.encoder, data.transform
     weights = [variables[kind].get("encoder", {}) for kind in ("params", "batch_stats")]
-    shape = {name: value for name, value in asdict(encoder).items() if name in ("variant", "width", "depth")}
+    shape = {name: value for name, value in asdict(encoder).items() if name in SHAPE}
     return {
         "encoder": {"kind": encoder.kind, **shape, "pretrained": encoder.pretrained},
         "normalization": encoder.normalization,

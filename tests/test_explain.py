@@ -41,7 +41,9 @@ def test_grad_cam_is_that_of_torchcam(block, stride, rng):
         scores = twin(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))
         theirs = extractor(7, scores, normalized=False)[0][0].numpy()
     features = jax.jit(lambda x: ours.maps(x)[stride])(x)[0]
-    places = jax.jit(lambda f: grad_cam(lambda f: ours.vector_of(ours.deeper_maps(f[None], stride))[0, 7], f))(features)
+    places = jax.jit(
+        lambda f: grad_cam(lambda f: ours.vector_of(ours.deeper_maps({stride: f[None]}, stride))[0, 7], f)
+    )(features)
     assert theirs.shape == places.shape == (96 // stride, 96 // stride)
     assert 0 < theirs.max() > 2 * theirs.min()
     np.testing.assert_allclose(places, theirs, atol=1e-3 * theirs.max())
@@ -60,7 +62,9 @@ def test_a_words_map_is_weighed_by_how_each_channel_moves_its_log_probability(ca
     @jax.jit
     @jax.value_and_grad
     def log_prob(shift, features):
-        vector = network.encoder.vector_of(network.encoder.deeper_maps(features + shift, expected_stride))
+        vector = network.encoder.vector_of(
+            network.encoder.deeper_maps({expected_stride: features + shift}, expected_stride)
+        )
         logits = network.logits(vector, tokens[..., :-1], tokens[..., 1:] >= 0)
         return sum(jax.nn.log_softmax(logits[0, 0, i])[ids[i + 1]] for i in range(span.start, span.stop))
 

@@ -39,7 +39,7 @@ class ViT(nnx.Module):
         return {self.config.patch: (tokens + self.attend(self.norm(tokens))).reshape(x.shape)}
 
     def deeper_maps(self, maps, stride):
-        return {stride: maps}
+        return maps
 
     def vector_of(self, maps, *, train=False, key=None):
         return maps[self.config.patch].mean((1, 2))

@@ -24,6 +24,8 @@ class Detections(NamedTuple):
     """0 where there are no more."""
     classes: Int[Array, "*batch found"]
     """From 0."""
+    places: Int[Array, "*batch found"]
+    """Among the boxes given."""
 
 
 def suppress(
@@ -62,4 +64,4 @@ def suppress(
         return jnp.where(lowered > least, lowered, 0).at[best].set(0), (best, scores[best])
 
     _, (chosen, found) = jax.lax.scan(pick, jnp.where(scores > least, scores, 0), None, most)
-    return Detections(boxes[chosen], found, classes[chosen])
+    return Detections(boxes[chosen], found, classes[chosen], chosen)

@@ -12,7 +12,7 @@ from optax import softmax_cross_entropy_with_integer_labels
 from PIL import Image
 
 from dualcap_jax.models.config import ModelConfig
-from dualcap_jax.models.encoders import Encoded, encoded
+from dualcap_jax.models.encoders import DETECTIONS, Encoded, encoded
 from dualcap_jax.models.variables import Variables, bind
 
 LEAST_SIDE = 256
@@ -48,7 +48,7 @@ def word_map(
 ) -> Float[Array, "size size"]:
     """Grad-CAM of those tokens after the first that are `of_word`; see `Captioner.grad_cam`."""
     network = bind(config, variables)
-    strides = tuple(network.encoder.channels)
+    strides = tuple(stride for stride in network.encoder.channels if stride != DETECTIONS)
     if stride is None:
         stride = usual_stride(image.shape[0], strides)
     elif stride not in strides:
@@ -59,7 +59,7 @@ def word_map(
 
     def log_prob(maps: Float[Array, "height width channels"]) -> Float[Array, ""]:
         given = maps[None].astype(features.dtype)
-        changed = every | network.encoder.deeper_maps(given, stride)
+        changed = network.encoder.deeper_maps(every | {stride: given}, stride)
         image = network.look(Encoded(network.encoder.vector_of(changed), changed))
         logits = network.logits(image, before, jnp.ones_like(before, bool))
         return -jnp.sum(softmax_cross_entropy_with_integer_labels(logits, labels)[0, 0], where=of_word)
@@ -81,10 +81,22 @@ def attention_map(
     each = network.attention(images, before, jnp.ones_like(before, bool))
     size = image.shape[0]
     total = jnp.zeros((size, size))
-    for heeded in each.values():  # what a place is heeded, all pixels that it covers share
+    for stride, heeded in each.items():  # what a place is heeded, all pixels that it covers share
         places = jnp.sum(heeded[0, 0], 0, where=of_word[:, None, None])
-        total += jax.image.resize(places * places.size, total.shape, "bilinear")
+        if stride == DETECTIONS:
+            total += size**2 * _shared_out(places[:, 0], images.maps[stride][0, :, 0, -5:-1], size)
+        else:
+            total += jax.image.resize(places * places.size, total.shape, "bilinear")
     return _enlarged(total, size)
+
+
+def _shared_out(heeded: Float[Array, " boxes"], boxes: Float[Array, "boxes 4"], size: int) -> Float[Array, "size size"]:
+    """What boxes are heeded, each pixel of a box its share."""
+    pixels = (jnp.arange(size) + 0.5) / size
+    y0, x0, y1, x1 = boxes.astype(jnp.float32).T[..., None]
+    rows, columns = (y0 <= pixels) & (pixels <= y1), (x0 <= pixels) & (pixels <= x1)  # [boxes, size]
+    covered = rows.sum(1) * columns.sum(1)
+    return jnp.einsum("b,by,bx->yx", heeded / jnp.maximum(covered, 1), rows, columns)
 
 
 def _enlarged(places: Float[Array, "height width"], size: int) -> Float[Array, "size size"]:

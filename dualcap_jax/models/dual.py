@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from dualcap_jax.errors import require
 from dualcap_jax.models.config import ModelConfig, Part
-from dualcap_jax.models.encoders import Encoded, Encoder, encoded
+from dualcap_jax.models.encoders import DETECTIONS, Encoded, Encoder, encoded
 from dualcap_jax.models.language_models import LanguageModel
 from dualcap_jax.models.mergers import KINDS, Attention, Image, Merger, MergerState, merge, merge_step
 from dualcap_jax.ops.rows import eighths, rearrange, smallest_that_holds, take
@@ -50,7 +51,11 @@ class DualCaptioner(nnx.Module):
         dtype = jnp.dtype(config.dtype)
         self.encoder: Encoder = config.encoder.build(dtype=dtype, rngs=rngs)
         self.language: LanguageModel = config.language.build(dtype=dtype, rngs=rngs)
-        channels = tuple(self.encoder.channels[stride] for stride in config.merger.reads)
+        known, wanted = self.encoder.channels, config.merger.reads
+        told = f"the encoder's maps have strides {', '.join(str(stride) for stride in known if stride != DETECTIONS)}"
+        told += "; for 0, its detections, set model.encoder.detections" * (DETECTIONS in wanted)
+        require(known.keys() >= set(wanted), "model.merger.strides", wanted, told)
+        channels = tuple(known[stride] for stride in wanted)
         self.merger: Merger = KINDS[config.merger.kind](
             config.merger,
             self.encoder.num_features,

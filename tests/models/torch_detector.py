@@ -8,7 +8,7 @@ from dualcap_jax.models.encoders.efficientdet import EfficientDet, EfficientDetC
 from dualcap_jax.pretrained import efficientdet
 
 
-def randomize(twin) -> None:
+def randomize(twin, gain: float) -> None:
     """Weights and statistics with which a network of any depth answers to its image and does not blow up rounding."""
     import torch
 
@@ -21,7 +21,7 @@ def randomize(twin) -> None:
             elif name.endswith("edge_weights"):
                 value.copy_(torch.linspace(-0.2, 1.5, len(value))[torch.randperm(len(value))])
             elif value.ndim == 4 and ".se." not in name:
-                value.normal_(0, (2 / value[0].numel()) ** 0.5)
+                value.normal_(0, (gain / value[0].numel()) ** 0.5)
                 if name.endswith("conv_pwl.weight"):
                     value *= 0.3
 
@@ -40,7 +40,7 @@ def theirs(variant: str, image_size: int, **settings):
         image_size=(image_size, image_size),
         **settings,
     ).eval()
-    randomize(twin)
+    randomize(twin, gain=2.0 if "lite" in variant else 3.0)  # swish halves what ReLU6 lets pass
     return twin
 
 
@@ -58,9 +58,7 @@ def arrays_of(twin) -> dict[str, np.ndarray]:
 
 def with_arrays(config: EfficientDetConfig, tree: dict) -> EfficientDet:
     """Ours with these variables."""
-    graph, *states = nnx.split(
-        nnx.eval_shape(lambda: EfficientDet(config, rngs=nnx.Rngs(0))), nnx.Param, nnx.BatchStat
-    )
+    graph, *states = nnx.split(nnx.eval_shape(lambda: EfficientDet(config, rngs=nnx.Rngs(0))), nnx.Param, nnx.BatchStat)
     for state, kind in zip(states, ("params", "batch_stats"), strict=True):
         nnx.replace_by_pure_dict(state, jax.tree.map(jax.numpy.asarray, tree[kind]))
     return nnx.merge(graph, *states)

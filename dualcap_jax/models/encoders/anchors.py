@@ -4,10 +4,11 @@ As those of the authors' code: three sizes, a third of an octave apart, of three
 """
 
 import itertools
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float, Float64
 
 OCTAVES = (0.0, 1 / 3, 2 / 3)
 SHAPES = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
@@ -15,34 +16,28 @@ SHAPES = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
 PER_PLACE = len(OCTAVES) * len(SHAPES)
 
 Boxes = Float[Array, "*batch boxes 4"]
-"""y0, x0, y1, x1 in pixels."""
+"""y0, x0, y1, x1, in pixels or in shares of the image's sides."""
 
 
-def anchors(levels: tuple[int, int], scale: float, image_size: int) -> Float32[np.ndarray, "anchors 4"]:
+def anchors(places: Sequence[tuple[int, int]], scale: float) -> Float64[np.ndarray, "anchors 4"]:
     """All anchors of an image: level by level, row by row, place by place.
 
     Args:
-        levels: the finest and the coarsest; of level l there is a place every 2 ** l pixels.
+        places: rows and columns of each level.
         scale: side of the smallest square anchor of each level, in places.
-        image_size: side in pixels.
 
     Returns:
-        y0, x0, y1, x1 in pixels.
+        y0, x0, y1, x1 in shares of the image's height and width.
     """
+    shapes = [(height, width) for width, height in SHAPES]
+    sizes = scale * np.array([2**octave * np.array(shape) for octave, shape in itertools.product(OCTAVES, shapes)])
     found = []
-    for level in range(levels[0], levels[1] + 1):
-        places = -(-image_size // 2**level)
-        stride = image_size / places
-        centres = (np.arange(places) + 0.5) * stride
-        sizes = [
-            scale * stride * 2**octave * np.array((height, width))
-            for octave, (width, height) in itertools.product(OCTAVES, SHAPES)
-        ]
-        y, x = np.meshgrid(centres, centres, indexing="ij")
-        middle = np.stack([y, x], -1)[:, :, None]  # [places, places, 1, 2]
-        half = np.array(sizes) / 2  # [anchors of a place, 2]
-        found.append(np.concatenate([middle - half, middle + half], -1).reshape(-1, 4))
-    return np.concatenate(found).astype(np.float32)
+    for level in places:
+        y, x = np.meshgrid(*(np.arange(count) + 0.5 for count in level), indexing="ij")
+        centres = np.stack([y, x], -1)[:, :, None]  # [rows, columns, 1, 2], in places
+        corners = np.stack([centres - sizes / 2, centres + sizes / 2], -2)  # [rows, columns, anchors of a place, 2, 2]
+        found.append((corners / level).reshape(-1, 4))
+    return np.concatenate(found)
 
 
 def decode_boxes(outputs: Float[Array, "*batch anchors 4"], anchors: Float[Array, "*#batch anchors 4"]) -> Boxes:

@@ -17,11 +17,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Num
 
+from dualcap_jax.detection.nms import suppress
 from dualcap_jax.errors import require
 from dualcap_jax.models.encoders import anchors, efficientnet
+from dualcap_jax.models.encoders.anchors import decode_boxes
 from dualcap_jax.models.encoders.bifpn import Activation, BiFPN, SeparableConv
 from dualcap_jax.models.encoders.efficientnet import BatchNorm, EfficientNetConfig, Trunk
-from dualcap_jax.models.encoders.encoder import EncoderConfig, Maps
+from dualcap_jax.models.encoders.encoder import DETECTIONS, EncoderConfig, Maps
 from dualcap_jax.models.remat import rematerialised
 
 Variant = Literal[
@@ -65,6 +67,9 @@ VARIANTS = {
     "lite4": Shape("lite4", 640, 224, 7, 4, is_weighted=False),
 }
 
+CANDIDATES = 1000
+"""Anchors of an image, the likeliest, of which those that overlap a better one of their class are left out."""
+
 
 @dataclass(frozen=True)
 class EfficientDetConfig(EncoderConfig):
@@ -92,6 +97,8 @@ class EfficientDetConfig(EncoderConfig):
     """Side of the smallest square anchor of each level, in places. None: the variant's."""
     num_classes: int = 90
     """Classes that the heads tell apart. 0: the levels alone, without heads."""
+    detections: int = 0
+    """Detections of an image, the best, that a merger may ask as it asks feature maps, under stride 0."""
     drop_connect: float = 0.2
     """Rate at which the backbone's last block is left out of a training example, in [0, 1); for earlier blocks less, in
     proportion."""
@@ -116,6 +123,8 @@ class EfficientDetConfig(EncoderConfig):
         coarsest = self.coarsest
         check(coarsest is None or coarsest >= max(5, self.finest + 1), "coarsest", "at least 5, and above finest")
         check(self.num_classes >= 0, "num_classes", "at least 0")
+        check(self.detections >= 0, "detections", "at least 0")
+        check(not self.detections or self.num_classes > 0, "detections", "0 where model.encoder.num_classes is 0")
         check(0 <= self.drop_connect < 1, "drop_connect", "in [0, 1)")
         check(0 <= self.batch_norm_momentum < 1, "batch_norm_momentum", "in [0, 1)")
 
@@ -150,7 +159,8 @@ class EfficientDetConfig(EncoderConfig):
 
     def anchors(self, image_size: int) -> Float32[np.ndarray, "anchors 4"]:
         """y0, x0, y1, x1 in pixels of the anchors of an image of this side, in the order of `EfficientDet.detect`."""
-        return anchors.anchors((self.levels[0], self.levels[-1]), self.shape.anchor_scale, image_size)
+        places = [(-(-image_size // 2**level),) * 2 for level in self.levels]
+        return (image_size * anchors.anchors(places, self.shape.anchor_scale)).astype(np.float32)
 
 
 class Head(nnx.Module):
@@ -200,9 +210,9 @@ class EfficientDet(nnx.Module):
         self.config, self.dtype = config, dtype
         shape = config.shape
         self.backbone = Trunk(config.backbone, dtype=dtype, rngs=rngs)
-        self.inputs = tuple(2**level for level in config.levels if level <= 5)  # strides of the backbone's levels
+        self.strides = tuple(2**level for level in config.levels)
         self.fpn = BiFPN(
-            [self.backbone.channels[stride] for stride in self.inputs],
+            [count for stride, count in self.backbone.channels.items() if stride in self.strides],
             len(config.levels),
             shape.channels,
             shape.cells,
@@ -220,18 +230,23 @@ class EfficientDet(nnx.Module):
 
     @property
     def channels(self) -> dict[int, int]:
-        """Channels of the levels, by stride in pixels, the smallest first."""
-        return {2**level: self.config.shape.channels for level in self.config.levels}
+        """Channels of the levels, by stride in pixels, the smallest first; before them of the detections, if any."""
+        detections = {DETECTIONS: self.config.num_classes + 5} if self.config.detections else {}
+        return detections | dict.fromkeys(self.strides, self.config.shape.channels)
 
     def maps(
         self, images: Num[Array, "batch height width 3"], *, train: bool = False, key: jax.Array | None = None
     ) -> dict[int, Maps]:
-        """The BiFPN's levels, by stride; arguments as of `vector`."""
+        """The BiFPN's levels, by stride, and the detections; arguments as of `vector`.
+
+        Detections are [batch, detections, 1, channels], the best first: the classes' probabilities, y0, x0, y1 and x1
+        in shares of the image's sides, and the largest of the probabilities. Where there are no more, all of it is 0.
+        """
         if train and key is None and self.config.drop_connect:
             raise ValueError(f"training with drop-connect {self.config.drop_connect} needs a key")
         found = self.backbone.maps(images, train=train, key=key)
-        use_batch = train and self.config.batch_norm == "train"
-        return dict(zip(self.channels, self.fpn([found[stride] for stride in self.inputs], use_batch), strict=True))
+        levels = self.fpn([found[stride] for stride in self.strides if stride in found], self._uses_batch(train))
+        return self._with_detections(dict(zip(self.strides, levels, strict=True)), train)
 
     def vector(
         self, images: Num[Array, "batch height width 3"], *, train: bool = False, key: jax.Array | None = None
@@ -251,13 +266,13 @@ class EfficientDet(nnx.Module):
     def vector_of(
         self, maps: Mapping[int, Maps], *, train: bool = False, key: jax.Array | None = None
     ) -> Float[Array, "batch features"]:
-        """What `vector` makes of the levels."""
-        means = [maps[stride].mean((1, 2), dtype=jnp.float32) for stride in self.channels]
+        """What `vector` makes of what `maps` gave."""
+        means = [maps[stride].mean((1, 2), dtype=jnp.float32) for stride in self.strides]
         return jnp.concatenate(means, 1).astype(self.dtype)
 
-    def deeper_maps(self, maps: Maps, stride: int) -> dict[int, Maps]:
-        """The level given: no level is made of another after the BiFPN."""
-        return {stride: maps}
+    def deeper_maps(self, maps: Mapping[int, Maps], stride: int) -> dict[int, Maps]:
+        """See `Encoder`: of a level the detections are made."""
+        return dict(maps) if stride == DETECTIONS else self._with_detections(maps)
 
     def detect(
         self, images: Num[Array, "batch height width 3"], *, train: bool = False, key: jax.Array | None = None
@@ -275,9 +290,30 @@ class EfficientDet(nnx.Module):
     def detect_of(
         self, maps: Mapping[int, Maps], *, train: bool = False
     ) -> tuple[Float32[Array, "batch anchors classes"], Float32[Array, "batch anchors 4"]]:
-        """What `detect` makes of the levels."""
+        """What `detect` makes of what `maps` gave."""
         if self.class_head is None or self.box_head is None:
             raise ValueError("num_classes=0: without heads nothing is detected")
-        levels = [maps[stride] for stride in self.channels]
-        use_batch = train and self.config.batch_norm == "train"
+        levels, use_batch = [maps[stride] for stride in self.strides], self._uses_batch(train)
         return self.class_head(levels, use_batch), self.box_head(levels, use_batch)
+
+    def _uses_batch(self, train: bool) -> bool:
+        return train and self.config.batch_norm == "train"
+
+    def _with_detections(self, maps: Mapping[int, Maps], train: bool = False) -> dict[int, Maps]:
+        """The levels, and the detections made of them."""
+        if not self.config.detections:
+            return dict(maps)
+        places = [(maps[stride].shape[1], maps[stride].shape[2]) for stride in self.strides]
+        relative = jnp.asarray(anchors.anchors(places, self.config.shape.anchor_scale), jnp.float32)
+
+        def of_image(
+            logits: Float[Array, "anchors classes"], outputs: Float[Array, "anchors 4"]
+        ) -> Float[Array, "detections 1 channels"]:
+            _, at = jax.lax.top_k(logits.max(-1), min(CANDIDATES, len(logits)))
+            probabilities, boxes = jax.nn.sigmoid(logits[at]), jnp.clip(decode_boxes(outputs[at], relative[at]), 0, 1)
+            scores, kinds = probabilities.max(-1), logits[at].argmax(-1)
+            found = suppress(*jax.lax.stop_gradient((boxes, scores, kinds)), self.config.detections)
+            each = jnp.concatenate([probabilities, boxes, scores[:, None]], -1)[found.places]
+            return jnp.where(found.scores[:, None] > 0, each, 0)[:, None]
+
+        return {DETECTIONS: jax.vmap(of_image)(*self.detect_of(maps, train=train)).astype(self.dtype), **maps}

@@ -272,10 +272,10 @@ class Trunk(nnx.Module):
         """
         return self._maps(images, 0, train, key)
 
-    def deeper_maps(self, maps: Maps, stride: int) -> dict[int, Maps]:
-        """The feature maps of this stride, which are given, and what `maps` makes of them: those of larger ones."""
+    def deeper_maps(self, maps: Mapping[int, Maps], stride: int) -> dict[int, Maps]:
+        """See `Encoder`: those of larger strides."""
         last = max(index for index, each in enumerate(self._strides) if each == stride)
-        return {stride: maps, **self._maps(maps, last + 1)}
+        return {**maps, **self._maps(maps[stride], last + 1)}
 
     def _maps(
         self, x: Num[Array, "batch _h _w _c"], start: int, train: bool = False, key: jax.Array | None = None

@@ -22,6 +22,9 @@ NORMALIZATIONS = {
     "lite": ((127.0,) * 3, (128.0,) * 3),
 }
 
+DETECTIONS = 0
+"""The stride that detections go by among feature maps: they lie where their boxes are. The last five channels of each
+are y0, x0, y1 and x1, in shares of the image's sides, and its score."""
 
 Maps = Float[Array, "batch _h _w _c"]
 
@@ -65,8 +68,8 @@ class Encoder(Protocol):
     ) -> dict[int, Maps]:
         """The last feature maps of each stride; arguments as `vector`."""
 
-    def deeper_maps(self, maps: Maps, stride: int) -> dict[int, Maps]:
-        """The feature maps of this stride, which are given, and what `maps` makes of them: those of larger ones."""
+    def deeper_maps(self, maps: Mapping[int, Maps], stride: int) -> dict[int, Maps]:
+        """Feature maps that `maps` gave, those that it makes of the ones of this stride made anew."""
 
     def vector_of(
         self, maps: Mapping[int, Maps], *, train: bool = False, key: jax.Array | None = None

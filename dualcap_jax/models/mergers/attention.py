@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dualcap_jax.models.encoders import Encoded
+from dualcap_jax.models.encoders import DETECTIONS, Encoded
 from dualcap_jax.models.mergers.merger import Hidden, Linear, Merged, MergerConfig, MergerState, Positions, Vector
 from dualcap_jax.models.mergers.original import SkipMLP
 from dualcap_jax.ops.dropout import dropout
@@ -59,24 +59,32 @@ class Standardize(nnx.Module):
 
 
 class Places(nnx.Module):
-    """The places of the feature maps of one stride: their features projected and normalised, and where they are."""
+    """The places of the feature maps of one stride: their features projected and normalised, and where they are.
 
-    def __init__(self, config: MergerConfig, channels: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    Detections are places too, whose features tell where they are.
+    """
+
+    def __init__(
+        self, config: MergerConfig, stride: int, channels: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
         self.standardize = Standardize(config, channels, 0.05)
         self.rate = config.dropout
         self.project = Linear(channels, width, gain=1.0, dtype=dtype, rngs=rngs)
         self.norm = nnx.LayerNorm(width, epsilon=1e-5, dtype=dtype, use_fast_variance=False, rngs=rngs)
         grid = config.grid, config.grid, width
-        self.positions = nnx.Param(POSITION_DEVIATION * jax.random.normal(rngs.params(), grid))
+        places = None if stride == DETECTIONS else jax.random.normal(rngs.params(), grid)
+        self.positions = None if places is None else nnx.Param(POSITION_DEVIATION * places)
 
     def __call__(
         self, maps: Float[Array, "batch height width channels"], train: bool, key: jax.Array | None
     ) -> Float[Array, "batch places features"]:
         """Row by row."""
-        positions = self.positions[...]
-        if positions.shape[:2] != maps.shape[1:3]:
-            positions = jax.image.resize(positions, (*maps.shape[1:3], positions.shape[-1]), "linear")
-        places = self.norm(self.project(self.standardize(maps, train))) + positions.astype(maps.dtype)
+        places = self.norm(self.project(self.standardize(maps, train)))
+        if self.positions is not None:
+            positions = self.positions[...]
+            if positions.shape[:2] != maps.shape[1:3]:
+                positions = jax.image.resize(positions, (*maps.shape[1:3], positions.shape[-1]), "linear")
+            places += positions.astype(maps.dtype)
         return dropout(places.reshape(places.shape[0], -1, places.shape[-1]), self.rate, key)
 
 
@@ -129,7 +137,8 @@ class Attention(nnx.Module):
         """`channels`: of the feature maps of each of `config.strides`."""
         self.strides = config.strides
         self.standardize = Standardize(config, features, 0.02)
-        self.places = nnx.List([Places(config, count, width, dtype=dtype, rngs=rngs) for count in channels])
+        each = zip(config.strides, channels, strict=True)
+        self.places = nnx.List([Places(config, stride, count, width, dtype=dtype, rngs=rngs) for stride, count in each])
         self.rounds = nnx.List([Ask(config, width, dtype=dtype, rngs=rngs) for _ in range(config.rounds)])
         self.mlp = SkipMLP(config, features + width, width, dtype=dtype, rngs=rngs)
 

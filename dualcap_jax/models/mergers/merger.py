@@ -51,7 +51,7 @@ class MergerConfig:
     """Gain of the initial kernels (Xavier normal), above 0. The original's 0.1 leaves a trained language model
     nearly as it was. Where all three parts start from random weights, 1 lets the image matter sooner."""
     strides: tuple[int, ...] = (32,)
-    """Strides, in pixels, of the feature maps that attention asks."""
+    """Strides, in pixels, of the feature maps that attention asks. 0: the detections of model.encoder.detections."""
     heads: int = 8
     """Heads of attention; must divide model.language.width."""
     rounds: int = 1
@@ -88,7 +88,7 @@ class MergerConfig:
         check(self.norm == "none" or not self.kind.startswith("gru"), "norm", f"{self.kind} has no norm; use none")
         check(self.positions >= 1, "positions", "must be at least 1")
         check(0 < self.init_gain < math.inf, "init_gain", "must be more than 0")
-        several = len(set(self.strides)) == len(self.strides) > 0 and min(self.strides) >= 1
+        several = len(set(self.strides)) == len(self.strides) > 0 and min(self.strides) >= 0
         check(several, "strides", "must be at least one, each of them once")
         for name in ("heads", "rounds", "grid"):
             check(getattr(self, name) >= 1, name, "must be at least 1")
