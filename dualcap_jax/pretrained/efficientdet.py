@@ -213,9 +213,9 @@ def load(config: EfficientDetConfig, tree: Tree, tensors: Tensors, source: str) 
     return unflatten(tree, dict(flatten(loaded))), f"encoder: {len(names)} tensors from {source}{told}"
 
 
-def _without(tree: Tree, is_left_out: Callable[[str], bool], prefix: TreePath = ()) -> dict[str, Any]:
+def _without(tree: Mapping[Any, Any], is_left_out: Callable[[str], bool], prefix: TreePath = ()) -> dict[Any, Any]:
     """Nested dicts without some leaves, which their paths with dots tell."""
-    kept: dict[str, Any] = {}
+    kept = {}
     for key, value in tree.items():
         path = (*prefix, str(key))
         if isinstance(value, Mapping):

@@ -2,10 +2,10 @@
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx
 
 from dualcap_jax.models.encoders.efficientdet import EfficientDet, EfficientDetConfig
-from dualcap_jax.pretrained import efficientdet
 
 
 def randomize(twin, gain: float) -> None:
@@ -26,29 +26,18 @@ def randomize(twin, gain: float) -> None:
                     value *= 0.3
 
 
-def theirs(variant: str, image_size: int, **settings):
-    """effdet's network in evaluation mode, drop rates 0."""
-    import torch
-
+def effdets(variant: str, image_size: int, **settings):
+    """effdet's network in evaluation mode, drop rates 0; `settings` are of its config."""
+    torch = pytest.importorskip("torch")
     from ..timm_peers import effdet
 
     torch.manual_seed(0)
-    twin = effdet.create_model(
-        f"tf_efficientdet_{variant}",
-        pretrained=False,
-        pretrained_backbone=False,
-        image_size=(image_size, image_size),
-        **settings,
-    ).eval()
+    config = effdet.get_efficientdet_config(f"tf_efficientdet_{variant}")
+    config.update({"image_size": (image_size, image_size), "backbone_args": {"drop_path_rate": 0.0}, **settings})
+    config.num_levels = config.max_level - config.min_level + 1
+    twin = effdet.EfficientDet(config, pretrained_backbone=False).eval()
     randomize(twin, gain=2.0 if "lite" in variant else 3.0)  # swish halves what ReLU6 lets pass
     return twin
-
-
-def tree_of(config: EfficientDetConfig) -> dict:
-    """Shapes of the variables of ours."""
-    network = nnx.eval_shape(lambda: EfficientDet(config, rngs=nnx.Rngs(0)))
-    kinds = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
-    return {name: nnx.to_pure_dict(nnx.state(network, kind)) for name, kind in kinds.items()}
 
 
 def arrays_of(twin) -> dict[str, np.ndarray]:
@@ -56,17 +45,35 @@ def arrays_of(twin) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in twin.state_dict().items()}
 
 
+_KINDS = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
+
+
+def _split(config: EfficientDetConfig):
+    return nnx.split(nnx.eval_shape(lambda: EfficientDet(config, rngs=nnx.Rngs(0))), *_KINDS.values())
+
+
+def tree_of(config: EfficientDetConfig) -> dict:
+    """Shapes of the variables of ours."""
+    _, *states = _split(config)
+    return dict(zip(_KINDS, map(nnx.to_pure_dict, states), strict=True))
+
+
 def with_arrays(config: EfficientDetConfig, tree: dict) -> EfficientDet:
     """Ours with these variables."""
-    graph, *states = nnx.split(nnx.eval_shape(lambda: EfficientDet(config, rngs=nnx.Rngs(0))), nnx.Param, nnx.BatchStat)
-    for state, kind in zip(states, ("params", "batch_stats"), strict=True):
-        nnx.replace_by_pure_dict(state, jax.tree.map(jax.numpy.asarray, tree[kind]))
-    return nnx.merge(graph, *states)
+    graph, *_ = _split(config)
+    return nnx.merge(graph, *(jax.tree.map(jax.numpy.asarray, tree[kind]) for kind in _KINDS), copy=True)
 
 
-def twins(variant: str, image_size: int, **settings):
-    """effdet's network and ours with equal arrays, all accounted for."""
-    twin = theirs(variant, image_size)
-    config = EfficientDetConfig(variant, drop_connect=0.0, **settings)
-    loaded, _ = efficientdet.load(config, tree_of(config), arrays_of(twin), "some")
-    return twin, with_arrays(config, loaded)
+def outputs_of(twin, images: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Its levels [batch, height, width, channels], class logits and box outputs [batch, anchors, outputs]."""
+    import torch
+
+    def places(x):
+        return x.permute(0, 2, 3, 1)
+
+    def together(each, outputs):
+        return torch.cat([places(x).reshape(len(x), -1, outputs) for x in each], 1)
+
+    levels = twin.fpn(twin.backbone(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())))
+    classes, boxes = twin.class_net(levels), twin.box_net(levels)
+    return [places(x) for x in levels], together(classes, twin.config.num_classes), together(boxes, 4)

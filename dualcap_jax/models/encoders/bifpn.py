@@ -158,13 +158,14 @@ class BiFPN(nnx.Module):
         has_other = levels > len(inputs) and inputs[-1] != outputs
         self.channels = Channels(inputs[-1], outputs, momentum, rngs) if has_other else None
 
-        def cell(taken: list[int]) -> nnx.List[Node]:
+        def cell(taken: list[int]) -> list[Node]:
             counts = [*taken, *[outputs] * len(self.nodes)]
             each = [[(counts[number], of - level) for of, number in fused] for level, fused in self.nodes]
-            return nnx.List([Node(fused, outputs, activation, is_weighted, momentum, rngs) for fused in each])
+            return [Node(fused, outputs, activation, is_weighted, momentum, rngs) for fused in each]
 
         first = [*inputs, *[outputs] * (levels - len(inputs))]
-        self.cells = nnx.List([cell(first), *(cell([outputs] * levels) for _ in range(cells - 1))])
+        every = [first, *[[outputs] * levels] * (cells - 1)]
+        self.cells = nnx.List([nnx.List(cell(taken)) for taken in every])
 
     def __call__(self, maps: Sequence[Maps], train: bool) -> list[Maps]:
         """All levels, of those of the backbone."""
