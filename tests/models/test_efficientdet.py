@@ -129,6 +129,9 @@ def test_detections_are_the_likeliest_that_do_not_overlap_a_better_one_of_their_
             kind = probability.argmax(1)
             left = [i for i in left if kind[i] != kind[best] or overlap(box[i], box[best]) <= 0.5]
             left = [i for i in left if i != best]
+    changed = jax.jit(network.deeper_maps, static_argnums=1)(maps | {8: -maps[8]}, 8)
+    assert not np.allclose(changed[0], maps[0])
+    assert jax.eval_shape(lambda maps: network.deeper_maps(maps, 0), maps).keys() == maps.keys()
 
 
 def overlap(first, second):

@@ -32,7 +32,7 @@ class SeparableConv(nnx.Module):
         kernels = jax.vmap(lambda key: init(key, (3, 3, 1, 1))[..., 0], out_axes=-1)
         self.depthwise = nnx.Param(kernels(jax.random.split(rngs.params(), inputs)))
         self.pointwise = nnx.Param(init(rngs.params(), (1, 1, inputs, outputs)))
-        self.bias = nnx.Param(jnp.full(outputs, bias))
+        self.bias = nnx.Param(jnp.full(outputs, bias, jnp.float32))
 
     def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch height width outputs"]:
         """Both."""

@@ -242,11 +242,7 @@ class EfficientDet(nnx.Module):
         Detections are [batch, detections, 1, channels], the best first: the classes' probabilities, y0, x0, y1 and x1
         in shares of the image's sides, and the largest of the probabilities. Where there are no more, all of it is 0.
         """
-        if train and key is None and self.config.drop_connect:
-            raise ValueError(f"training with drop-connect {self.config.drop_connect} needs a key")
-        found = self.backbone.maps(images, train=train, key=key)
-        levels = self.fpn([found[stride] for stride in self.strides if stride in found], self._uses_batch(train))
-        return self._with_detections(dict(zip(self.strides, levels, strict=True)), train)
+        return self._with_detections(self._levels(images, train, key), train)
 
     def vector(
         self, images: Num[Array, "batch height width 3"], *, train: bool = False, key: jax.Array | None = None
@@ -261,7 +257,7 @@ class EfficientDet(nnx.Module):
         Raises:
             ValueError: in training without a key where the rate is above 0.
         """
-        return self.vector_of(self.maps(images, train=train, key=key))
+        return self.vector_of(self._levels(images, train, key))
 
     def vector_of(
         self, maps: Mapping[int, Maps], *, train: bool = False, key: jax.Array | None = None
@@ -285,7 +281,7 @@ class EfficientDet(nnx.Module):
         Raises:
             ValueError: without heads (`num_classes` 0), and as of `vector`.
         """
-        return self.detect_of(self.maps(images, train=train, key=key), train=train)
+        return self.detect_of(self._levels(images, train, key), train=train)
 
     def detect_of(
         self, maps: Mapping[int, Maps], *, train: bool = False
@@ -298,6 +294,15 @@ class EfficientDet(nnx.Module):
 
     def _uses_batch(self, train: bool) -> bool:
         return train and self.config.batch_norm == "train"
+
+    def _levels(
+        self, images: Num[Array, "batch height width 3"], train: bool, key: jax.Array | None
+    ) -> dict[int, Maps]:
+        if train and key is None and self.config.drop_connect:
+            raise ValueError(f"training with drop-connect {self.config.drop_connect} needs a key")
+        found = self.backbone.maps(images, train=train, key=key)
+        levels = self.fpn([found[stride] for stride in self.strides if stride in found], self._uses_batch(train))
+        return dict(zip(self.strides, levels, strict=True))
 
     def _with_detections(self, maps: Mapping[int, Maps], train: bool = False) -> dict[int, Maps]:
         """The levels, and the detections made of them."""
@@ -316,4 +321,5 @@ class EfficientDet(nnx.Module):
             each = jnp.concatenate([probabilities, boxes, scores[:, None]], -1)[found.places]
             return jnp.where(found.scores[:, None] > 0, each, 0)[:, None]
 
-        return {DETECTIONS: jax.vmap(of_image)(*self.detect_of(maps, train=train)).astype(self.dtype), **maps}
+        found = jax.vmap(of_image)(*self.detect_of(maps, train=train))
+        return {**maps, DETECTIONS: found.astype(self.dtype)}
