@@ -10,6 +10,7 @@ COMMANDS = {
     "export": "write a run in a form that other programs read",
     "info": "tell what a run is",
     "prepare": "encode images once for training with a frozen encoder",
+    "train-detector": "train a detector on images with boxes",
     "train-language": "train a language model on text alone",
     "fit": "tell whether an experiment fits a device that need not be there",
 }

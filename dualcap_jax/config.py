@@ -6,13 +6,14 @@ import os
 import re
 import reprlib
 import runpy
+import shlex
 import sys
 import traceback
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, overload
 
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.decoding.config import DecodingConfig
@@ -21,9 +22,10 @@ from dualcap_jax.evaluation.config import EvaluationConfig
 from dualcap_jax.fields import check_names, check_types, suggestion
 from dualcap_jax.files import write_text
 from dualcap_jax.models.config import ModelConfig
-from dualcap_jax.models.encoders import ENCODERS, EncoderConfig, efficientnet
+from dualcap_jax.models.encoders import ENCODERS, EfficientDetConfig, EncoderConfig, efficientnet
 from dualcap_jax.models.language_models import LANGUAGE_MODELS, LanguageModelConfig, gpt2
 from dualcap_jax.training.config import TrainingConfig
+from dualcap_jax.training.detection import DETECTOR
 from dualcap_jax.training.sharding import ShardingConfig
 
 T = TypeVar("T")
@@ -69,8 +71,16 @@ _MOVED = {"efficientnet": efficientnet, "gpt2": gpt2}
 """Modules that experiment files written for version 0.1.0 import from `dualcap_jax.models`."""
 
 
-def load_experiment(path: str | os.PathLike) -> ExperimentConfig:
-    """The configuration that `get_config()` of a Python file returns.
+@overload
+def load_experiment(path: str | os.PathLike) -> ExperimentConfig: ...
+
+
+@overload
+def load_experiment(path: str | os.PathLike, kind: type[T]) -> T: ...
+
+
+def load_experiment(path: str | os.PathLike, kind: type = ExperimentConfig) -> Any:
+    """The configuration of this kind that `get_config()` of a Python file returns.
 
     Raises:
         ConfigError: when there is no such file, it defines no `get_config`, or a mistake in it ends it; names the line.
@@ -86,17 +96,18 @@ def load_experiment(path: str | os.PathLike) -> ExperimentConfig:
     except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         line = f", line {lines[-1]}" if lines else ""
-        raise ConfigError(f"--config {path}{line}: {_mistake(error)}") from error
+        raise ConfigError(f"--config {path}{line}: {_mistake(error, kind)}") from error
     finally:
         del sys.path[0]
     if not callable(get_config):
         raise ConfigError(f"--config {path}: defines no get_config()")
-    if not isinstance(config, ExperimentConfig):
-        raise ConfigError(f"--config {path}: get_config() returned {config!r}, not an ExperimentConfig")
+    if not isinstance(config, kind):
+        returned = type(config).__name__ if dataclasses.is_dataclass(config) else repr(config)
+        raise ConfigError(f"--config {path}: get_config() returned {returned}, not an {kind.__name__}")
     return config
 
 
-def _mistake(error: BaseException) -> str:
+def _mistake(error: BaseException, kind: type) -> str:
     """What ended an experiment's file, in one line."""
     if isinstance(error, UserError):
         return str(error)
@@ -104,7 +115,7 @@ def _mistake(error: BaseException) -> str:
     if isinstance(error, dataclasses.FrozenInstanceError):
         return f"{told}; make a changed copy with dataclasses.replace"
     if misspelt := re.search(r"(?:(\w+)\.__init__\(\) )?got an unexpected keyword argument '(\w+)'", told):
-        kinds = list(_dataclasses(ExperimentConfig))
+        kinds = list(_dataclasses(kind))
         named = [kind for kind in kinds if kind.__name__ == misspelt[1]]
         known = [entry.name for kind in named or kinds for entry in dataclasses.fields(kind)]
         told += suggestion(misspelt[2], known)
@@ -124,6 +135,7 @@ VERSION = 3
 """Of config.json. A change of a field's name or meaning raises it, and adds a function to `_UPGRADES`."""
 
 _KINDS: dict[type, Mapping[str, type]] = {EncoderConfig: ENCODERS, LanguageModelConfig: LANGUAGE_MODELS}
+_KINDS[EfficientDetConfig] = {EfficientDetConfig.kind: EfficientDetConfig}
 """Fields whose dataclass hangs on their `kind`, by declared type."""
 
 
@@ -149,7 +161,7 @@ _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _name_kin
 """What makes the values of a version those of the next."""
 
 
-def save_json(config: ExperimentConfig, path: str | os.PathLike) -> None:
+def save_json(config: Any, path: str | os.PathLike) -> None:
     """Write the configuration as JSON, with its version, whole or not at all."""
     write_text(path, json.dumps({"version": VERSION, **_to_dict(config)}, indent=2) + "\n")
 
@@ -162,8 +174,16 @@ def _to_dict(config: Any) -> dict[str, Any]:
     return values
 
 
-def load_json(path: str | os.PathLike) -> ExperimentConfig:
-    """Read what `save_json` wrote, in this version or an older one.
+@overload
+def load_json(path: str | os.PathLike) -> ExperimentConfig: ...
+
+
+@overload
+def load_json(path: str | os.PathLike, kind: type[T]) -> T: ...
+
+
+def load_json(path: str | os.PathLike, kind: type = ExperimentConfig) -> Any:
+    """Read what `save_json` wrote of this kind, in this version or an older one.
 
     Raises:
         ConfigError: when the file is no configuration, naming the field that is wrong.
@@ -175,7 +195,7 @@ def load_json(path: str | os.PathLike) -> ExperimentConfig:
             raise ConfigError(f"is of version {version!r}; this program reads versions up to {VERSION}: update it")
         for older in range(version, VERSION):
             values = _UPGRADES[older](values)
-        return _from_dict(ExperimentConfig, values, "")
+        return _from_dict(kind, values, "")
     except (ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path}: not a configuration that can be read (mend it, or put back the one written with the weights): "
@@ -213,12 +233,33 @@ def load_run(workdir: str | os.PathLike) -> ExperimentConfig:
         ConfigError: when it is none, or its config.json cannot be read.
     """
     path = Path(workdir) / "config.json"
+    if (Path(workdir) / DETECTOR).is_file():
+        again = shlex.join(["python", "-m", "dualcap_jax.train", "--init-from", str(workdir)])
+        raise ConfigError(
+            f"{workdir}: the run of a detector, which captions nothing; {again} trains a captioner from it"
+        )
     if not path.is_file():
         raise ConfigError(f"{workdir}: not a run directory (no config.json in it)")
     return load_json(path)
 
 
-def differences(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
+def refuse_changed(workdir: Path, saved: T, config: T, resumable: tuple[str, ...]) -> None:
+    """Refuse to resume a run with another setting, but for those whose names begin so.
+
+    Raises:
+        ConfigError: names the settings.
+    """
+    changed = {
+        name: (old, new)
+        for name, (old, new) in differences(saved, config).items()
+        if not name.startswith(resumable) or (name == "data.root" and "" in (old, new))  # images or drawn scenes
+    }
+    if changed:
+        listed = "; ".join(f"{name} is {old!r}, asked for {new!r}" for name, (old, new) in changed.items())
+        raise ConfigError(f"{workdir}: cannot be resumed with another setting: {listed}")
+
+
+def differences(old: T, new: T) -> dict[str, tuple[Any, Any]]:
     """The fields, by dotted name, in which two configurations differ."""
 
     def flatten(prefix: str, value: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What an experiment leaves open, filled in: by its pretrained weights, by a run, by the captions; and what follows."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,14 +10,36 @@ from dualcap_jax.config import ExperimentConfig
 from dualcap_jax.data.records import Source
 from dualcap_jax.data.sources import iterate_captions
 from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer, train_tokenizer
+from dualcap_jax.detector import TrainedDetector, encoder_of, is_detector, load_experiment_of
 from dualcap_jax.errors import ConfigError
+from dualcap_jax.models import variables
+from dualcap_jax.models.variables import Variables
 from dualcap_jax.pretrained.files import locate
-from dualcap_jax.pretrained.load import language_as_published, preprocessing
+from dualcap_jax.pretrained.load import language_as_published, load_pretrained, preprocessing
 
 
 def load_captioner(source: str) -> Captioner:
     """The captioner of a run, of a directory it was saved to, or of the Hugging Face hub."""
     return Captioner.load(source) if Path(source).is_dir() else Captioner.from_pretrained(source)
+
+
+def experiment_of(source: str) -> ExperimentConfig:
+    """What a run that starts from another one trains, unless it is told: the captioner's experiment; of a detector the
+    embedded one, with the detector's images, and with its backbone and BiFPN as the encoder."""
+    if not is_detector(source):
+        return load_captioner(source).config
+    config, base = load_experiment_of(source), ExperimentConfig()
+    encoder = replace(config.model.encoder, pretrained=None, num_classes=0)
+    images = {name: getattr(config.data, name) for name in ("root", "image_size", "scenes")}
+    return replace(base, model=replace(base.model, encoder=encoder), data=replace(base.data, **images))
+
+
+def begin_from_detector(config: ExperimentConfig, load: Callable[[], TrainedDetector]) -> tuple[Variables, list[str]]:
+    """A network with the encoder of a detector that `load` gives; and what was done, in sentences."""
+    model, notes = load_pretrained(config.model, config.training.seed)
+    encoder = encoder_of(config.init_from, load(), config.model)
+    model = {kind: tree | {"encoder": encoder[kind]} for kind, tree in model.items()}
+    return model, [*notes, f"encoder: the detector's of {config.init_from}"]
 
 
 def with_vocabulary(config: ExperimentConfig, size: int) -> ExperimentConfig:

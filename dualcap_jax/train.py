@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from dualcap_jax import cli
-from dualcap_jax.config import ExperimentConfig, differences, load_experiment, load_json
+from dualcap_jax.config import ExperimentConfig, load_experiment, load_json, refuse_changed
 from dualcap_jax.errors import ConfigError
 from dualcap_jax.files import is_empty
 from dualcap_jax.processes import DistributedConfig, distributed, together
@@ -67,9 +67,9 @@ def parse(args: Sequence[str]) -> tuple[ExperimentConfig, Path, Literal["unnamed
     if named["config"]:
         base = load_experiment(named["config"])
     elif saved is None and named["init-from"]:
-        from dualcap_jax.resolving import load_captioner
+        from dualcap_jax.resolving import experiment_of
 
-        base = load_captioner(named["init-from"]).config
+        base = experiment_of(named["init-from"])
     else:
         base = saved or ExperimentConfig()
     description = "Train a captioner. Settings can also be read from a file (--config) and are saved with the run."
@@ -101,14 +101,7 @@ def parse(args: Sequence[str]) -> tuple[ExperimentConfig, Path, Literal["unnamed
         from dualcap_jax.resolving import as_resolved
 
         config = as_resolved(config, saved)
-        changed = {
-            name: (old, new)
-            for name, (old, new) in differences(saved, config).items()
-            if not name.startswith(RESUMABLE) or (name == "data.root" and "" in (old, new))  # images or drawn scenes
-        }
-        if changed:
-            listed = "; ".join(f"{name} is {old!r}, asked for {new!r}" for name, (old, new) in changed.items())
-            raise ConfigError(f"{workdir}: cannot be resumed with another setting: {listed}")
+        refuse_changed(workdir, saved, config, RESUMABLE)
     elif arguments.workdir and workdir.exists() and not is_empty(workdir):
         raise ConfigError(f"--workdir {workdir}: exists and is no run directory; give a new or an empty one")
     return config, workdir, "resumed" if saved is not None else "named" if arguments.workdir else "unnamed"

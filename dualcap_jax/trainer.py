@@ -2,11 +2,10 @@
 
 import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal
 
 import jax
 from jax.sharding import Mesh
@@ -21,17 +20,18 @@ from dualcap_jax.data.records import Faults, Source
 from dualcap_jax.data.sources import iterate_captions, open_source, refuse_shared_images
 from dualcap_jax.data.sources.entries import SPLITS, EntriesSource
 from dualcap_jax.data.text import CaptionTokenizer
+from dualcap_jax.detector import encoder_of, is_detector, load_detector
 from dualcap_jax.encoding import encode_once
 from dualcap_jax.errors import require
 from dualcap_jax.evaluation.reports.figures import curves_figure
 from dualcap_jax.evaluation.reports.text import summary, warnings
-from dualcap_jax.files import LOCK, is_empty
-from dualcap_jax.models.variables import Variables, parameter_counts
+from dualcap_jax.models.variables import parameter_counts
 from dualcap_jax.models.variables import shapes as model_shapes
 from dualcap_jax.processes import first_alone, is_first, of_first
 from dualcap_jax.resolving import (
     as_published,
     as_resolved,
+    begin_from_detector,
     encodes_once,
     load_captioner,
     make_tokenizer,
@@ -53,9 +53,9 @@ from dualcap_jax.training.objectives.self_critical import (
     training_cider_d,
 )
 from dualcap_jax.training.packing import plan_training
-from dualcap_jax.training.run import Owned, Run, new_directory, owned
+from dualcap_jax.training.run import Run, Start, claimed
 from dualcap_jax.training.sharding import describe, local_copy, local_mesh, make_mesh, place
-from dualcap_jax.training.state import State, first_state, refuse_other_network
+from dualcap_jax.training.state import InitFrom, State, first_state, refuse_other_network
 from dualcap_jax.training.state import shapes as state_shapes
 from dualcap_jax.training.step import Metrics, make_train_step
 from dualcap_jax.training.trained_on import (
@@ -68,24 +68,6 @@ from dualcap_jax.training.trained_on import (
     note,
 )
 from dualcap_jax.validation import make_evaluate, validated_images
-
-Start = Literal["unnamed", "named", "resumed"]
-"""Of a run directory: to be made under a name of its own; to be made or filled; to be trained further."""
-
-
-@contextmanager
-def claimed(workdir: Path, start: Start) -> Iterator[Path]:
-    """The run directory, while no other process may train in it.
-
-    Raises:
-        Owned: another process trains in it, or just began to.
-    """
-    if start == "unnamed":
-        workdir = new_directory(workdir)
-    with owned(workdir / LOCK, str(workdir)):
-        if start == "named" and not is_empty(workdir):
-            raise Owned(f"{workdir}: another process just trained there; the same command goes on with its run")
-        yield workdir
 
 
 def less_memory(config: ExperimentConfig) -> list[str]:
@@ -142,7 +124,8 @@ def train_run(config: ExperimentConfig, workdir: Path, start: Start, describes: 
     resumed = start == "resumed"
     mesh = make_mesh(config.sharding, config.training.batch_size, config.training.accumulate)
     refuse_several(config)
-    other = cache(partial(load_captioner, config.init_from)) if config.init_from else None
+    detector = cache(partial(load_detector, config.init_from)) if is_detector(config.init_from) else None
+    other = cache(partial(load_captioner, config.init_from)) if config.init_from and not detector else None
     teacher = load_teacher(config) if config.training.objective == "distillation" else None
     if not resumed:
         config = as_resolved(config, other().config) if other else as_published(config)
@@ -162,6 +145,8 @@ def train_run(config: ExperimentConfig, workdir: Path, start: Start, describes: 
         config = with_vocabulary(config, tokenizer.vocab_size)
         if other:
             refuse_other_network(other().model, config.model)
+        if detector:
+            encoder_of(config.init_from, detector(), config.model)
     partition(model_shapes(config.model), config.training)  # refuses names that are none
     if teacher:
         refuse_other_vocabulary(config, teacher, tokenizer)
@@ -176,9 +161,12 @@ def train_run(config: ExperimentConfig, workdir: Path, start: Start, describes: 
                 if not resumed:
                     tokenizer.save(workdir / "tokenizer")
         workdir = Path(of_first(str(workdir)))
-        return _train(
-            config, workdir, resumed, sources, tokenizer, mesh, teacher, (lambda: other().model) if other else None
-        )
+        init_from: InitFrom | None = None
+        if detector:
+            init_from = partial(begin_from_detector, config, detector)
+        elif other:
+            init_from = lambda: (other().model, [])  # noqa: E731
+        return _train(config, workdir, resumed, sources, tokenizer, mesh, teacher, init_from)
 
 
 def _train(
@@ -189,7 +177,7 @@ def _train(
     tokenizer: CaptionTokenizer,
     mesh: Mesh,
     teacher: Captioner | None,
-    model_of_other: Callable[[], Variables] | None,
+    init_from: InitFrom | None,
 ) -> int:
     """Train in a directory that is ours."""
     train_source, validation_source = sources
@@ -241,7 +229,7 @@ def _train(
         train_source, tokenizer, config.data, size, training.seed, process, processes, seen_by_teacher
     )
     with cli.naming_memory(*less_memory(config)):
-        state, notes = first_state(config.model, training, run.checkpoints, batches, mesh, model_of_other)
+        state, notes = first_state(config.model, training, run.checkpoints, batches, mesh, init_from)
         print("".join(f"{note}\n" for note in notes), end="", flush=True)
         if encodes_once(config):
             views = f"{config.data.views} views of each image are" if config.data.augments else "each image is"

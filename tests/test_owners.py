@@ -12,7 +12,7 @@ import pytest
 from dualcap_jax import Captioner, evaluate, train, trainer
 from dualcap_jax.files import LOCK
 from dualcap_jax.training.checkpoints import Checkpoints
-from dualcap_jax.training.run import Owned, owned
+from dualcap_jax.training.run import Owned, claimed, owned
 
 from .commands import TINY
 from .test_command_errors import errors_of
@@ -47,7 +47,7 @@ def test_a_second_training_in_a_directory_is_refused_and_names_the_first(workdir
 
 def test_a_directory_that_another_training_filled_meanwhile_is_not_begun_anew(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(Owned, match="another process just trained there"), trainer.claimed(tmp_path, "named"):
+    with pytest.raises(Owned, match="another process just trained there"), claimed(tmp_path, "named"):
         pass
 
 

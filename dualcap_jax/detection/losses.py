@@ -12,9 +12,7 @@ BOX_WEIGHT = 50.0
 """Weight of the boxes' loss against the classes'."""
 
 
-def focal_loss(
-    logits: Float[Array, "anchors classes"], labels: Int[Array, " anchors"]
-) -> Float[Array, ""]:
+def focal_loss(logits: Float[Array, "anchors classes"], labels: Int[Array, " anchors"]) -> Float[Array, ""]:
     """Sigmoid focal loss (Lin et al. 2017) of one image, over all anchors and classes.
 
     Args:

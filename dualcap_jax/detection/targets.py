@@ -37,9 +37,7 @@ def overlaps(ours: Float[Array, "ours 4"], theirs: Float[Array, "theirs 4"]) -> 
     return jnp.where(common > 0, common / jnp.where(common > 0, union, 1), 0)
 
 
-def assign(
-    anchors: Float[Array, "anchors 4"], boxes: Float[Array, "boxes 4"], labels: Int[Array, " boxes"]
-) -> Targets:
+def assign(anchors: Float[Array, "anchors 4"], boxes: Float[Array, "boxes 4"], labels: Int[Array, " boxes"]) -> Targets:
     """Assign the boxes of one image to anchors, as EfficientDet's authors do.
 
     An anchor is to find the box that it overlaps most, where that is by `THRESHOLD` or more. Besides, the anchor that

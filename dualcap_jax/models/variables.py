@@ -5,7 +5,7 @@ jitting over modules does at each call.
 """
 
 from functools import cache
-from typing import Any
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from flax import nnx
 
 from dualcap_jax import kept
 from dualcap_jax.models.config import ModelConfig
+from dualcap_jax.models.detector import Detector, DetectorConfig
 from dualcap_jax.models.dual import DualCaptioner
 from dualcap_jax.models.language_models import LanguageModel, LanguageModelConfig
 
@@ -22,25 +23,41 @@ Variables = dict[str, Any]
 _KINDS = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
 
 
-def bind(config: ModelConfig, variables: Variables) -> DualCaptioner:
+Network = DualCaptioner | Detector
+NetworkConfig = ModelConfig | DetectorConfig
+
+
+@overload
+def bind(config: ModelConfig, variables: Variables) -> DualCaptioner: ...
+
+
+@overload
+def bind(config: DetectorConfig, variables: Variables) -> Detector: ...
+
+
+def bind(config: NetworkConfig, variables: Variables) -> Network:
     """The network with these variables; what it learns of batch statistics, `batch_stats_of` tells."""
     graph, _ = _abstract(config)
     return nnx.merge(graph, *(variables[kind] for kind in _KINDS), copy=True)
 
 
 @cache
-def _abstract(config: ModelConfig) -> tuple[nnx.GraphDef, Variables]:
+def _abstract(config: NetworkConfig) -> tuple[nnx.GraphDef, Variables]:
     """The network's graph, and the shapes of its variables."""
-    graph, *states = nnx.split(nnx.eval_shape(lambda: DualCaptioner(config, rngs=nnx.Rngs(0))), *_KINDS.values())
+    graph, *states = nnx.split(nnx.eval_shape(lambda: _build(config, nnx.Rngs(0))), *_KINDS.values())
     return graph, dict(zip(_KINDS, map(nnx.to_pure_dict, states), strict=True))
 
 
-def batch_stats_of(network: DualCaptioner) -> dict[str, Any]:
+def _build(config: NetworkConfig, rngs: nnx.Rngs) -> Network:
+    return Detector(config, rngs=rngs) if isinstance(config, DetectorConfig) else DualCaptioner(config, rngs=rngs)
+
+
+def batch_stats_of(network: Network) -> dict[str, Any]:
     """The network's batch statistics as they are now."""
     return nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
 
 
-def init(config: ModelConfig, seed: int, model: Variables | None = None) -> Variables:
+def init(config: NetworkConfig, seed: int, model: Variables | None = None) -> Variables:
     """Initial variables.
 
     Args:
@@ -62,7 +79,7 @@ def init(config: ModelConfig, seed: int, model: Variables | None = None) -> Vari
     return jax.tree.unflatten(tree, map(jnp.asarray, leaves))
 
 
-def shapes(config: ModelConfig) -> Variables:
+def shapes(config: NetworkConfig) -> Variables:
     """Shapes and dtypes of what `init` returns."""
 
     def leaves() -> list[tuple[list[str | int], list[int], str]]:
@@ -78,12 +95,12 @@ def shapes(config: ModelConfig) -> Variables:
     return tree
 
 
-def _init(config: ModelConfig, key: jax.Array) -> Variables:
-    network = DualCaptioner(config, rngs=nnx.Rngs(key))
+def _init(config: NetworkConfig, key: jax.Array) -> Variables:
+    network = _build(config, nnx.Rngs(key))
     return {name: nnx.to_pure_dict(nnx.state(network, kind)) for name, kind in _KINDS.items()}
 
 
-def parameter_counts(config: ModelConfig) -> dict[str, int]:
+def parameter_counts(config: NetworkConfig) -> dict[str, int]:
     """Parameters of each part."""
     return {part: sum(leaf.size for leaf in jax.tree.leaves(tree)) for part, tree in shapes(config)["params"].items()}
 

@@ -3,10 +3,9 @@
 from types import ModuleType
 
 from dualcap_jax.models import variables
-from dualcap_jax.models.config import ModelConfig
 from dualcap_jax.models.encoders import EncoderConfig
 from dualcap_jax.models.language_models import LanguageModelConfig
-from dualcap_jax.models.variables import Variables
+from dualcap_jax.models.variables import NetworkConfig, Variables
 from dualcap_jax.pretrained import efficientdet, efficientnet, gpt2
 from dualcap_jax.pretrained.files import locate, read_tensors
 from dualcap_jax.pretrained.preprocessing import Preprocessing
@@ -46,15 +45,16 @@ def language_as_published(config: LanguageModelConfig) -> LanguageModelConfig:
     return published
 
 
-def load_pretrained(config: ModelConfig, seed: int) -> tuple[Variables, list[str]]:
+def load_pretrained(config: NetworkConfig, seed: int) -> tuple[Variables, list[str]]:
     """The network's variables and what was done: the published weights that its config names, random ones for the rest.
 
     Raises:
         PretrainedError: when weights cannot be had, read or fitted.
     """
     model, notes = variables.shapes(config), []
-    for part, settings in (("encoder", config.encoder), ("language", config.language)):
-        if settings.pretrained is not None:
+    for part in ("encoder", "language"):
+        settings = getattr(config, part, None)  # a detector is an encoder alone
+        if settings is not None and settings.pretrained is not None:
             tree = {kind: model[kind][part] for kind in model if part in model[kind]}
             tensors = read_tensors(locate(settings.pretrained, settings.revision))
             loaded, told = _backbone(settings).load(settings, tree, tensors, settings.pretrained)

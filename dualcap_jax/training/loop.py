@@ -26,8 +26,11 @@ MEANS = {"loss", "reward", "baseline"}
 UNTOLD = {"finite", "overflow", "asked"}
 """Metrics that are not logged."""
 
-TOLD = {"loss_all_positions": "over all positions", "reward": "CIDEr-D of greedy captions"}
+TOLD = {"loss_all_positions": "over all positions", "reward": "CIDEr-D of greedy captions", "AP": "AP", "AP50": "AP50"}
 """What is told of validation's scores besides the loss, and the words for it."""
+
+JUDGED = ("reward", "AP")
+"""Scores of which the best checkpoint has the highest, where validation tells one; else it has the lowest loss."""
 
 PROMISE = "leaving after this step, once all is saved"
 """What an interrupted user is told."""
@@ -45,16 +48,17 @@ def train(
     evaluate: Callable[[Variables], Scores | None],
     batches: grain.DatasetIterator,
     run: Run,
+    per: str = "token",
 ) -> State:
     """Train to the run's last step.
 
     Args:
         state: of the run's step `start`; donated.
         step: one training step.
-        evaluate: validation's scores of a model; the best checkpoint is that of the highest `reward`, or, where there
-            is none, of the lowest `loss`. None where an end was asked for (`interrupts.asked`) meanwhile.
+        evaluate: validation's scores of a model; see `JUDGED`. None where an end was asked for (`interrupts.asked`) meanwhile.
         batches: endless, with a state that can be saved.
         run: where checkpoints and logs go, and when; closed at the end.
+        per: what the loss is a mean over.
 
     Returns:
         The last state.
@@ -108,7 +112,7 @@ def train(
                 return
             with going_on():
                 run.log.write(number, "validation", scores)
-            judged = -scores["reward"] if "reward" in scores else scores["loss"]
+            judged = next((-scores[name] for name in JUDGED if name in scores), scores["loss"])
             better = judged < run.best
             if better:
                 run.best = judged
@@ -116,7 +120,7 @@ def train(
                     run.checkpoints.save_best(number, state, judged, run.validation)
             told = "".join(f", {scores[name]:.4f} {what}" for name, what in TOLD.items() if name in scores)
             best = " (best)" if better else ""
-            run.progress.say(f"step {number}: validation loss {scores['loss']:.4f} per token{told}{best}")
+            run.progress.say(f"step {number}: validation loss {scores['loss']:.4f} per {per}{told}{best}")
 
     @contextmanager
     def going_on() -> Iterator[None]:

@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 
 from dualcap_jax.errors import DataWarning, UserError
 from dualcap_jax.training.config import Which
+from dualcap_jax.training.detection import DETECTOR
 
 ATTEMPTS = 20
 """Times that a checkpoint is read anew where another takes its place meanwhile."""
@@ -77,7 +78,8 @@ def broken(workdir: Path, which: Which, step: int | None, error: Exception, *, r
         away = shlex.join(["mv", str(folder), f"{folder}.broken"])
         mend = f"{away} lets the latest checkpoint, of step {steps[-1]}, take its place"
     elif resuming:
-        again = shlex.join(["python", "-m", "dualcap_jax.train", "--init-from", str(workdir)])
+        command = "train_detector" if (workdir / DETECTOR).is_file() else "train"
+        again = shlex.join(["python", "-m", f"dualcap_jax.{command}", "--init-from", str(workdir)])
         mend = f"{again} begins a new run with the best checkpoint, of step {steps[-1]}"
     else:
         mend = f"--checkpoint best takes the best one, of step {steps[-1]}"

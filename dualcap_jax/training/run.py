@@ -10,14 +10,19 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 from filelock import FileLock, Timeout
 
 from dualcap_jax.errors import UserError, require
-from dualcap_jax.files import write_text
+from dualcap_jax.files import LOCK, is_empty, write_text
 from dualcap_jax.training.checkpoints import Checkpoints
 from dualcap_jax.training.config import TrainingConfig
 from dualcap_jax.training.logs import METRICS, ROW, MetricsLog, Progress, read_rows
+
+
+Start = Literal["unnamed", "named", "resumed"]
+"""Of a run directory: to be made under a name of its own; to be made or filled; to be trained further."""
 
 
 class Owned(UserError):
@@ -71,6 +76,21 @@ def new_directory(path: Path) -> Path:
         except FileExistsError:
             number += 1
             made = path.with_name(f"{path.name}-{number}")
+
+
+@contextmanager
+def claimed(workdir: Path, start: Start) -> Iterator[Path]:
+    """The run directory, while no other process may train in it.
+
+    Raises:
+        Owned: another process trains in it, or just began to.
+    """
+    if start == "unnamed":
+        workdir = new_directory(workdir)
+    with owned(workdir / LOCK, str(workdir)):
+        if start == "named" and not is_empty(workdir):
+            raise Owned(f"{workdir}: another process just trained there; the same command goes on with its run")
+        yield workdir
 
 
 class Run:

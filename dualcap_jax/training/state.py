@@ -10,8 +10,7 @@ from jax.sharding import Mesh
 
 from dualcap_jax.errors import ConfigError
 from dualcap_jax.models import variables
-from dualcap_jax.models.config import ModelConfig
-from dualcap_jax.models.variables import Variables
+from dualcap_jax.models.variables import NetworkConfig, Variables
 from dualcap_jax.pretrained.load import load_pretrained
 from dualcap_jax.training.checkpoints import Checkpoints
 from dualcap_jax.training.config import TrainingConfig
@@ -23,6 +22,10 @@ from dualcap_jax.training.sharding import abstract, keep_placed, place
 State = dict[str, Any]
 """`model` (`Variables`, as it is validated, saved and used) and `optimizer` (step: int32 [], optax: its state for the
 trained parts, loss_scale; where `model` is an average also `params`: the trained parts that the steps change)."""
+
+
+InitFrom = Callable[[], tuple[Variables, list[str]]]
+"""Gives the variables of another run, or some of them beside others, and tells what was done, in sentences."""
 
 
 def stepped_model(state: State) -> Variables:
@@ -55,12 +58,12 @@ def init_state(model: Variables, training: TrainingConfig, dtype: str, mesh: Mes
     return {"model": model, "optimizer": jax.jit(init)(trained)}  # one compilation for its hundred arrays
 
 
-def shapes(config: ModelConfig, training: TrainingConfig) -> State:
+def shapes(config: NetworkConfig, training: TrainingConfig) -> State:
     """Shapes and dtypes of a run's state."""
     return jax.eval_shape(lambda model: init_state(model, training, config.dtype), variables.shapes(config))
 
 
-def refuse_other_network(model: Variables, config: ModelConfig) -> None:
+def refuse_other_network(model: Variables, config: NetworkConfig) -> None:
     """Before anything is written, see whether a run can start from another one's model.
 
     Raises:
@@ -71,17 +74,17 @@ def refuse_other_network(model: Variables, config: ModelConfig) -> None:
 
 
 def first_state(
-    config: ModelConfig,
+    config: NetworkConfig,
     training: TrainingConfig,
     checkpoints: Checkpoints,
     batches: grain.DatasetIterator,
     mesh: Mesh,
-    init_from: Callable[[], Variables] | None = None,
+    init_from: InitFrom | None = None,
 ) -> tuple[State, list[str]]:
     """The state to begin with. Its weights are the first of these that there are:
 
     1. the run's own latest checkpoint, with optimizer and the place in the data;
-    2. another run's model;
+    2. another run's model, or its encoder, a detector's, beside 3 and 4;
     3. published weights, for each part that the config names some for;
     4. random ones.
 
@@ -91,7 +94,7 @@ def first_state(
         checkpoints: the run's.
         batches: set to where the checkpoint was.
         mesh: on which the state is laid out.
-        init_from: gives another run's variables; called when they are needed.
+        init_from: called when it is needed.
 
     Returns:
         The state, and what was done, in sentences.
@@ -102,9 +105,5 @@ def first_state(
     """
     if checkpoints.latest_step is not None:
         return checkpoints.restore(abstract(mesh, shapes(config, training)), batches), []
-    notes: list[str] = []
-    if init_from is not None:
-        model = init_from()
-    else:
-        model, notes = load_pretrained(config, training.seed)
+    model, notes = init_from() if init_from else load_pretrained(config, training.seed)
     return init_state(place(mesh, model), training, config.dtype, mesh), notes

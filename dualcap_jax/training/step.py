@@ -14,8 +14,7 @@ from jax.stages import Wrapped as JitWrapped
 from jaxtyping import Array
 
 from dualcap_jax import interrupts
-from dualcap_jax.models.config import ModelConfig
-from dualcap_jax.models.variables import Variables, batch_stats_of, bind
+from dualcap_jax.models.variables import NetworkConfig, Variables, batch_stats_of, bind
 from dualcap_jax.training.config import TrainingConfig
 from dualcap_jax.training.freezing import joined, partition, unfreeze_statistics
 from dualcap_jax.training.objectives import Batch, Objective, Sums
@@ -52,7 +51,7 @@ def _place(mesh: Mesh | None, accumulate: int, given: Batch, batch: Batch) -> Ba
 
 
 def make_train_step(
-    config: ModelConfig, training: TrainingConfig, objective: Objective, mesh: Mesh | None = None
+    config: NetworkConfig, training: TrainingConfig, objective: Objective, mesh: Mesh | None = None
 ) -> TrainStep:
     """The jitted training step.
 
@@ -143,7 +142,7 @@ def make_train_step(
 
 
 def make_eval_step(
-    config: ModelConfig, objective: Objective, mesh: Mesh | None = None
+    config: NetworkConfig, objective: Objective, mesh: Mesh | None = None
 ) -> Callable[[Variables, Batch], Sums]:
     """The jitted evaluation step: the objective's sums over one batch; `mesh` as of the training step."""
 

@@ -16,7 +16,7 @@ FILE = "trained_on.json"
 weights. Older runs have none."""
 
 Index = dict[str, str]
-"""Of each image of a split its name and a checksum of its captions, in order."""
+"""Of each image of a split its name and a checksum of its captions or boxes, in order."""
 
 
 def index_of(source: Source) -> Index:
@@ -30,24 +30,31 @@ def checksum(value: object) -> str:
     return f"{zlib.crc32(json.dumps(value).encode()):08x}"
 
 
-def note(workdir: Path, tokenizer: CaptionTokenizer, train: Index, teacher: str = "") -> None:
-    """Note what a run is trained on."""
-    noted = {"tokenizer": tokenizer.digest, "train": train} | ({"teacher": teacher} if teacher else {})
-    write_text(workdir / FILE, json.dumps(noted) + "\n")
+def note(workdir: Path, tokenizer: CaptionTokenizer | None, train: Index, teacher: str = "") -> None:
+    """Note what a run is trained on; a detector has no tokenizer."""
+    noted = {"tokenizer": tokenizer.digest if tokenizer else None, "train": train}
+    write_text(workdir / FILE, json.dumps(noted | ({"teacher": teacher} if teacher else {})) + "\n")
 
 
-def check_data(workdir: Path, train: Index, root: str) -> None:
+def check_data(workdir: Path, train: Index, root: str, what: str = "captions", command: str = "train") -> None:
     """Compare the training data with those that the run began with.
+
+    Args:
+        workdir: the run directory.
+        train: the training data.
+        root: where they lie.
+        what: the images come with.
+        command: that trains such a run.
 
     Raises:
         DataError: they are others; says what changed.
     """
     before: Index = _noted(workdir).get("train", train)
-    if told := _changes(before, train):
+    if told := _changes(before, train, what):
         options = ["--init-from", str(workdir), "--data.root", root or "DIR"]
-        again = shlex.join(["python", "-m", "dualcap_jax.train", *options])
+        again = shlex.join(["python", "-m", f"dualcap_jax.{command}", *options])
         raise DataError(
-            f"data.root={root!r}: not the images and captions that {workdir} was trained on: {told}. Put them back, or "
+            f"data.root={root!r}: not the images and {what} that {workdir} was trained on: {told}. Put them back, or "
             f"begin a new run with its weights: {again}"
         )
 
@@ -66,12 +73,12 @@ def check_teacher(workdir: Path, weights: str, source: str) -> None:
         )
 
 
-def _changes(before: Index, now: Index) -> str:
+def _changes(before: Index, now: Index, what: str) -> str:
     """What differs, in words."""
     kinds = {
         "gone": [name for name in before if name not in now],
         "new": [name for name in now if name not in before],
-        "with other captions": [name for name in before if now.get(name, before[name]) != before[name]],
+        f"with other {what}": [name for name in before if now.get(name, before[name]) != before[name]],
     }
     parts = [f"{len(names)} {kind} (such as {names[0]!r})" for kind, names in kinds.items() if names]
     if not parts and list(before) != list(now):

@@ -33,7 +33,9 @@ def test_assignment_and_losses_are_effdets(rng):
     boxes = np.stack([random_boxes(rng, 6) for _ in range(3)]) * (labels > 0)[..., None]
     boxes[0, 1] = boxes[0, 0] + 0.1  # two boxes for one anchor
     their_boxes, their_labels = torch.tensor(boxes), torch.tensor(labels).where(torch.tensor(labels) > 0, -1)
-    classes, offsets, positives = effdet.anchors.AnchorLabeler(their_anchors, CLASSES).batch_label_anchors(their_boxes, their_labels)
+    classes, offsets, positives = effdet.anchors.AnchorLabeler(their_anchors, CLASSES).batch_label_anchors(
+        their_boxes, their_labels
+    )
     places = [level.reshape(3, -1, 1) for level in classes]
 
     found = jax.jit(jax.vmap(assign, (None, 0, 0)))(jnp.asarray(their_anchors.boxes.numpy()), boxes, labels)
@@ -41,7 +43,9 @@ def test_assignment_and_losses_are_effdets(rng):
     wanted = torch.cat([level.reshape(3, -1, 4) for level in offsets], 1)
     np.testing.assert_allclose(found.boxes, wanted, atol=1e-5)
     np.testing.assert_array_equal(found.matched.sum(1), positives)
-    assert found.matched.sum(1).tolist()[2] == 0 < found.matched.sum(1).min(where=np.array([True, True, False]), initial=9)
+    assert (
+        found.matched.sum(1).tolist()[2] == 0 < found.matched.sum(1).min(where=np.array([True, True, False]), initial=9)
+    )
 
     anchors = len(their_anchors.boxes)
     logits = rng.standard_normal((3, anchors, CLASSES)).astype(np.float32) * 3
@@ -52,7 +56,8 @@ def test_assignment_and_losses_are_effdets(rng):
         sides = [level.shape[1:3] for level in classes]
         parts = np.split(values, ends, 1)
         return [
-            torch.tensor(part.reshape(3, *side, -1)).permute(0, 3, 1, 2) for part, side in zip(parts, sides, strict=True)
+            torch.tensor(part.reshape(3, *side, -1)).permute(0, 3, 1, 2)
+            for part, side in zip(parts, sides, strict=True)
         ]
 
     theirs = effdet.loss.DetectionLoss(config)(by_level(logits), by_level(outputs), classes, offsets, positives)

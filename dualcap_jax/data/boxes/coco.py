@@ -68,9 +68,7 @@ class CocoBoxes:
 def gather(rows: list[Row]) -> Boxes:
     """The boxes of one image."""
     corners, classes, crowd = ([row[column] for row in rows] for column in range(3))
-    return Boxes(
-        np.array(corners, np.float32).reshape(-1, 4), np.array(classes, np.int32), np.array(crowd, np.bool_)
-    )
+    return Boxes(np.array(corners, np.float32).reshape(-1, 4), np.array(classes, np.int32), np.array(crowd, np.bool_))
 
 
 def read_instances(annotations: File, faults: Faults) -> tuple[tuple[str, ...], list[Entry], dict[int, Boxes]]:

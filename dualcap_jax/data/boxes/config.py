@@ -30,6 +30,5 @@ class BoxesConfig(LoadingConfig):
 
     @property
     def images(self) -> DataConfig:
-        """The same images, to be captioned."""
-        reading = {name: getattr(self, name) for name in ("root", "image_size", "scenes")}
-        return DataConfig(**reading, **vars(part(LoadingConfig, self)))
+        """The images alone."""
+        return DataConfig(self.root, self.image_size, scenes=self.scenes, **vars(part(LoadingConfig, self)))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32
@@ -11,8 +11,7 @@ from dualcap_jax.data.records import Faults
 from dualcap_jax.data.transform import ImageTransform
 
 
-@dataclass(frozen=True)
-class Boxes:
+class Boxes(NamedTuple):
     """The boxes of one image."""
 
     corners: Float32[np.ndarray, "boxes 4"]

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
-from dualcap_jax.models.dual import DualCaptioner
 from dualcap_jax.models.encoders import Encoded
 
 Batch = dict[str, Any]
@@ -36,7 +35,7 @@ Sums = dict[str, Float[Array, ""]]
 class Objective:
     """Something to minimise: a sum over its weight."""
 
-    sums: Callable[[DualCaptioner, Batch, jax.Array | None], Sums]
+    sums: Callable[[Any, Batch, jax.Array | None], Sums]
     """`(network, batch, key) -> sums`, in training; without a key as in evaluation."""
     minimised: str
     """Name of the sum to minimise; only that one has a gradient."""
