@@ -1,6 +1,5 @@
 """From a detector's experiment and a directory to a trained run."""
 
-import json
 import shlex
 import zlib
 from collections import Counter
@@ -12,7 +11,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array
 
 from dualcap_jax import cli, interrupts
 from dualcap_jax.config import save_json
@@ -30,7 +28,7 @@ from dualcap_jax.training.objectives import Batch
 from dualcap_jax.training.objectives.detection import ImageSums, detection, image_sums
 from dualcap_jax.training.run import Run, Start, claimed
 from dualcap_jax.training.sharding import divide, make_mesh, whole
-from dualcap_jax.training.state import first_state, refuse_other_network
+from dualcap_jax.training.state import InitFrom, first_state, refuse_other_network
 from dualcap_jax.training.step import make_train_step
 from dualcap_jax.training.trained_on import Index, check_data, checksum, note
 
@@ -55,7 +53,9 @@ def train_run(config: DetectorExperiment, workdir: Path, start: Start) -> int:
     if other and not resumed:
         refuse_other_network(other().model, config.model)
     with claimed(workdir, start) as workdir:
-        indices = [index_of(source) if config.data.root else {} for source in sources]  # their configuration tells scenes
+        indices = [
+            index_of(source) if config.data.root else {} for source in sources
+        ]  # their configuration tells scenes
         check_data(workdir, indices[0], config.data.root, "boxes", "train_detector")
         run = Run(workdir, training, checksum([indices[1], training.validation_images]))
         note(workdir, None, indices[0])
@@ -69,8 +69,8 @@ def train_run(config: DetectorExperiment, workdir: Path, start: Start) -> int:
         print(f"model: {sum(parameter_counts(config.model).values()):,} parameters ({config.model.encoder.variant})")
         batches = train_batches(train_source, config.data, training.batch_size, training.seed)
         with cli.naming_memory(less_memory(config)):
-            begin = (lambda: (other().model, [])) if other else None
-            state, notes = first_state(config.model, training, run.checkpoints, batches, mesh, begin)
+            init_from: InitFrom | None = (lambda: (other().model, [])) if other else None
+            state, notes = first_state(config.model, training, run.checkpoints, batches, mesh, init_from)
             print("".join(f"{note}\n" for note in notes), end="", flush=True)
             step = make_train_step(config.model, training, detection(config.model.encoder), mesh)
             evaluate = make_evaluate(config, validation_source, mesh)

@@ -1,4 +1,4 @@
-"""Train a detector on boxes: python -m dualcap_jax.train_detector [--config FILE.py] [--workdir DIR] [--data.root COCO]."""
+"""Train a detector: python -m dualcap_jax.train_detector [--config FILE.py] [--workdir DIR] [--section.field VALUE ...]."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

@@ -66,7 +66,7 @@ def average_precision(truths: Sequence[Truth], found: Sequence[Found]) -> dict[s
         MetricError: pycocotools is not installed.
     """
     coco, cocoeval = require_pycocotools()
-    number = 1 + max((int(each.classes.max()) for each in (*truths, *found) if len(each.classes)), default=0)
+    classes = np.concatenate([*(each.classes for each in truths), *(each.classes for each in found)])
     ids = range(1, len(truths) + 1)  # pycocotools takes 0 for none
     objects = [
         {"image_id": image, "category_id": int(kind), "bbox": box, "area": box[2] * box[3], "iscrowd": int(crowd)}
@@ -85,7 +85,7 @@ def average_precision(truths: Sequence[Truth], found: Sequence[Found]) -> dict[s
         truth = coco.COCO()
         truth.dataset = {
             "images": [{"id": image} for image in ids],
-            "categories": [{"id": kind} for kind in range(number)],
+            "categories": [{"id": int(kind)} for kind in np.unique(classes)],
             "annotations": [each | {"id": place} for place, each in enumerate(objects, 1)],
         }
         truth.createIndex()

@@ -6,7 +6,6 @@ from typing import Literal
 from dualcap_jax.fields import check_types
 from dualcap_jax.training.config import TrainingConfig
 
-
 DETECTOR = "detector.json"
 """In the run directory of a detector: its experiment, as config.json in a captioner's."""
 

@@ -55,7 +55,8 @@ def train(
     Args:
         state: of the run's step `start`; donated.
         step: one training step.
-        evaluate: validation's scores of a model; see `JUDGED`. None where an end was asked for (`interrupts.asked`) meanwhile.
+        evaluate: validation's scores of a model, `loss` among them and perhaps one of `JUDGED`. None where an end was
+            asked for (`interrupts.asked`) meanwhile.
         batches: endless, with a state that can be saved.
         run: where checkpoints and logs go, and when; closed at the end.
         per: what the loss is a mean over.

@@ -20,7 +20,6 @@ from dualcap_jax.training.checkpoints import Checkpoints
 from dualcap_jax.training.config import TrainingConfig
 from dualcap_jax.training.logs import METRICS, ROW, MetricsLog, Progress, read_rows
 
-
 Start = Literal["unnamed", "named", "resumed"]
 """Of a run directory: to be made under a name of its own; to be made or filled; to be trained further."""
 

@@ -9,6 +9,7 @@ where N is the most boxes that an image of the source has. Boxes of crowds are l
 """
 
 from functools import partial
+from itertools import zip_longest
 
 import grain
 import numpy as np
@@ -31,7 +32,8 @@ def open_boxes(config: BoxesConfig) -> tuple[BoxSource, BoxSource]:
     kind = CocoBoxes if config.root else SceneBoxes
     train, validation = kind(config, "train"), kind(config, "validation")
     if train.names != validation.names:
-        ours, theirs = next(pair for pair in zip(train.names + ("",), validation.names + ("",)) if pair[0] != pair[1])
+        pairs = zip_longest(train.names, validation.names, fillvalue="")
+        ours, theirs = next(pair for pair in pairs if pair[0] != pair[1])
         raise DataError(
             f"data.root='{config.root}': the categories to validate on are not those to train on ({theirs!r} where "
             f"there is {ours!r}): write the same 'categories' into both files"
