@@ -102,8 +102,9 @@ def load_experiment(path: str | os.PathLike, kind: type = ExperimentConfig) -> A
     if not callable(get_config):
         raise ConfigError(f"--config {path}: defines no get_config()")
     if not isinstance(config, kind):
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
         returned = type(config).__name__ if dataclasses.is_dataclass(config) else repr(config)
-        raise ConfigError(f"--config {path}: get_config() returned {returned}, not an {kind.__name__}")
+        raise ConfigError(f"--config {path}: get_config() returned {returned}, not {article} {kind.__name__}")
     return config
 
 

@@ -1,4 +1,4 @@
-"""Train a detector: python -m dualcap_jax.train_detector [--config FILE.py] [--workdir DIR] [--section.field VALUE ...]."""
+"""Train a detector: python -m dualcap_jax.train_detector [--config FILE.py] [--workdir DIR] [--field VALUE ...]."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

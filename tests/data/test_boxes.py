@@ -1,4 +1,4 @@
-"""Images with boxes: scenes, whose boxes are where the shapes are, and COCO's layout with all that may be wrong in it."""
+"""Images with boxes: scenes, whose boxes are where the shapes are, and COCO's layout with what may be wrong in it."""
 
 import json
 
