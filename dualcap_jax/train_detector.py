@@ -16,9 +16,21 @@ from dualcap_jax.files import is_empty
 from dualcap_jax.training.detection import DETECTOR
 
 # What may change when a run is resumed: nothing that the trained weights or the order of the data hang on.
-RESUMABLE = tuple(f"training.{name}" for name in ("steps", "validat", "checkpoint_every", "on_save_error", "log_every"))
-RESUMABLE += tuple(f"data.{name}" for name in ("root", "read_threads", "on_error", "truncated", "max_pixels"))
-RESUMABLE += "sharding.", "model.encoder.remat"
+RESUMABLE = (
+    "training.steps",
+    "training.validate_every",
+    "training.validation_images",
+    "training.checkpoint_every",
+    "training.on_save_error",
+    "training.log_every",
+    "data.root",
+    "data.read_threads",
+    "data.on_error",
+    "data.truncated",
+    "data.max_pixels",
+    "sharding.",
+    "model.encoder.remat",
+)
 
 
 @dataclass(frozen=True)

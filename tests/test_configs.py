@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from dualcap_jax.config import ExperimentConfig, load_experiment
+from dualcap_jax.detector import DetectorExperiment
 from dualcap_jax.models.variables import parameter_counts
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -13,8 +14,9 @@ ORIGINAL = load_experiment(CONFIGS / "coco_b4_gpt2.py")
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
 def test_every_experiment_describes_a_network(path):
-    config = load_experiment(path)
-    assert isinstance(config, ExperimentConfig)
+    kind = DetectorExperiment if path.stem.startswith("detector_") else ExperimentConfig
+    config = load_experiment(path, kind)
+    assert isinstance(config, kind)
     assert sum(parameter_counts(config.model).values()) > 1e5
 
 
