@@ -8,7 +8,7 @@ from dualcap_jax.training.detection import DetectorTrainingConfig
 
 
 def get_config() -> DetectorExperiment:
-    """Twelve epochs of train2017; give --data.root, and --model.encoder.pretrained where there are published weights."""
+    """Twelve epochs of train2017; give --data.root, and --model.encoder.pretrained to begin with published weights."""
     return DetectorExperiment(
         model=DetectorConfig(EfficientDetConfig("d0"), dtype="bfloat16"),
         data=BoxesConfig(image_size=512, flip=True, read_threads=8),

@@ -53,9 +53,9 @@ def train_run(config: DetectorExperiment, workdir: Path, start: Start) -> int:
     if other and not resumed:
         refuse_other_network(other().model, config.model)
     with claimed(workdir, start) as workdir:
-        indices = [
-            index_of(source) if config.data.root else {} for source in sources
-        ]  # their configuration tells scenes
+        indices = (
+            list(map(index_of, sources)) if config.data.root else [{}, {}]
+        )  # scenes: their configuration tells all
         check_data(workdir, indices[0], config.data.root, "boxes", "train_detector")
         run = Run(workdir, training, checksum([indices[1], training.validation_images]))
         note(workdir, None, indices[0])
@@ -79,9 +79,8 @@ def train_run(config: DetectorExperiment, workdir: Path, start: Start) -> int:
             train(state, step, evaluate, batches, run, per="matched anchor")
     rows = [row for row in read_rows(workdir / "metrics.jsonl", ROW) if row["split"] == "validation"]
     best = max(rows, key=lambda row: row["AP"])
-    print(
-        f"best on validation: AP {best['AP']:.4f}, AP50 {best['AP50']:.4f} (step {best['step']}); written: {workdir}/"
-    )
+    print(f"best on validation: AP {best['AP']:.4f}, AP50 {best['AP50']:.4f}, of step {best['step']}")
+    print(f"written: {workdir}/ (checkpoints, metrics.jsonl)")
     print(f"train a captioner from it: python -m dualcap_jax.train --init-from {shlex.quote(str(workdir))}")
     return 0
 

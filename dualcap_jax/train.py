@@ -14,6 +14,7 @@ from dualcap_jax.config import ExperimentConfig, load_experiment, load_json, ref
 from dualcap_jax.errors import ConfigError
 from dualcap_jax.files import is_empty
 from dualcap_jax.processes import DistributedConfig, distributed, together
+from dualcap_jax.training.detection import DETECTOR
 
 # What may change when a run is resumed: nothing that the trained weights or the order of the data hang on.
 RESUMABLE = (
@@ -80,7 +81,8 @@ def parse(args: Sequence[str]) -> tuple[ExperimentConfig, Path, Literal["unnamed
     name = Path(arguments.config).stem if arguments.config else "scenes"
     workdir = Path(arguments.workdir or f"runs/{datetime.now():%Y%m%d-%H%M%S}-{name}")
     training = config.training
-    if training.objective == "self_critical" and not config.init_from:
+    of_captioner = config.init_from and not (Path(config.init_from) / DETECTOR).is_file()
+    if training.objective == "self_critical" and not of_captioner:
         raise ConfigError(
             "training.objective=self_critical: random captions teach nothing; begin with a captioner trained by cross "
             "entropy: --init-from RUN"

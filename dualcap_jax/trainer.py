@@ -161,11 +161,9 @@ def train_run(config: ExperimentConfig, workdir: Path, start: Start, describes: 
                 if not resumed:
                     tokenizer.save(workdir / "tokenizer")
         workdir = Path(of_first(str(workdir)))
-        init_from: InitFrom | None = None
+        init_from: InitFrom | None = (lambda: (other().model, [])) if other else None
         if detector:
             init_from = partial(begin_from_detector, config, detector)
-        elif other:
-            init_from = lambda: (other().model, [])  # noqa: E731
         return _train(config, workdir, resumed, sources, tokenizer, mesh, teacher, init_from)
 
 

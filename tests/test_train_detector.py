@@ -109,6 +109,7 @@ REFUSED = [
         ["--init-from", "{}", "--config", "small.py"],
         "an efficientdet, and model.encoder.kind is efficientnet",
     ),
+    (train.main, ["--init-from", "{}", "--training.objective", "self_critical"], "begin with a captioner trained by"),
     (train.main, ["--workdir", "{}"], "exists and is no run directory"),
     (
         caption.main,
