@@ -49,8 +49,8 @@ class ExperimentConfig:
     """What is scored and shown."""
     init_from: str = ""
     """Run to start a new one from: its directory, or a captioner that was saved or published. Its weights and tokenizer
-    are taken, and its experiment too unless --config gives one. Or run directory of a detector, whose backbone and BiFPN
-    become the image encoder. Empty: start from the published weights that the model names, or from random ones."""
+    are taken, and its experiment too unless --config gives one. Of a detector, its backbone and BiFPN become the image
+    encoder. Empty: start from the published weights that the model names, or from random ones."""
 
     def __post_init__(self) -> None:
         check_types(self, "")

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from dualcap_jax import caption, interrupts, train, train_detector, trainer
 from dualcap_jax.detection.targets import assign
-from dualcap_jax.detector import load_detector
+from dualcap_jax.detector import encoder_of, load_detector
 from dualcap_jax.errors import Stopped
 from dualcap_jax.models.variables import bind
 
@@ -83,27 +84,35 @@ def begun(monkeypatch, args) -> tuple:
     return found[0]
 
 
-@pytest.mark.parametrize("heads", [False, True])
-def test_a_captioner_starts_from_its_backbone_and_bifpn(detector, tmp_path, monkeypatch, heads):
-    args = TINY[TINY.index("--model.language.width") :]
-    args = [*args, "--init-from", detector, "--workdir", str(tmp_path / "captioner"), "--model.merger.strides", "16"]
-    config, begin = begun(monkeypatch, [*args, *(["--model.encoder.num-classes", "24"] if heads else [])])
+CAPTIONER = [*TINY[TINY.index("--model.language.width") :], "--model.merger.strides", "16"]
+
+
+def test_a_captioner_starts_from_its_backbone_and_bifpn(detector, tmp_path, monkeypatch):
+    workdir = str(tmp_path / "captioner")
+    config, begin = begun(monkeypatch, [*CAPTIONER, "--init-from", detector, "--workdir", workdir])
     theirs, model = load_detector(detector)
-    assert config.model.encoder.channels == theirs.model.encoder.channels == 8
-    assert config.data.image_size == 32
+    encoder = config.model.encoder
+    assert (encoder.variant, encoder.width, encoder.channels, config.data.image_size) == ("d0", 0.25, 8, 32)
     weights, notes = begin()
     assert notes == [f"encoder: the detector's of {detector}"]
-    ours = weights["params"]["encoder"]
-    assert set(ours) == set(model["params"]["encoder"]) - (set() if heads else {"class_head", "box_head"})
+    assert set(model["params"]["encoder"]) - set(weights["params"]["encoder"]) == {"class_head", "box_head"}
     for kind in ("params", "batch_stats"):
         for name, tree in weights[kind]["encoder"].items():
             jax.tree.map(np.testing.assert_array_equal, tree, model[kind]["encoder"][name])
+
+    with_heads = replace(config.model, encoder=replace(encoder, num_classes=theirs.model.encoder.num_classes))
+    taken = encoder_of(detector, load_detector(detector), with_heads)
+    assert set(taken["params"]) == set(model["params"]["encoder"])
 
 
 REFUSED = [
     (train.main, ["--init-from", "{}", "--model.encoder.variant", "d1"], "its detector has variant d0, and"),
     (train.main, ["--init-from", "{}", "--model.encoder.variant", "d1"], "give --model.encoder.variant d0"),
-    (train.main, ["--init-from", "{}", "--model.encoder.channels", "16"], "another efficientdet than model.encoder: "),
+    (
+        train.main,
+        ["--init-from", "{}", "--model.encoder.channels", "16", *CAPTIONER[-2:]],
+        "another efficientdet than model.encoder: ",
+    ),
     (
         train.main,
         ["--init-from", "{}", "--config", "small.py"],
