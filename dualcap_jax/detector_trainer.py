@@ -143,7 +143,7 @@ def make_evaluate(config: DetectorExperiment, source: BoxSource, mesh: Mesh) -> 
                 record = records[int(ids[row])]
                 sides = np.array(record.size[::-1] * 2, np.float32)
                 truths.append(Truth(record.boxes.corners * sides, record.boxes.classes, record.boxes.crowd))
-                boxes, scores, classes = (values[row] for values in detections)
+                boxes, scores, classes = detections.boxes[row], detections.scores[row], detections.classes[row]
                 found.append(Found(boxes / size * sides, scores, classes))
         weight = total.pop("matched") + 1
         return {name: value / weight for name, value in total.items()} | average_precision(truths, found)
