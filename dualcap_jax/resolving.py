@@ -12,7 +12,6 @@ from dualcap_jax.data.sources import iterate_captions
 from dualcap_jax.data.text import CaptionTokenizer, load_tokenizer, train_tokenizer
 from dualcap_jax.detector import TrainedDetector, encoder_of, is_detector, load_experiment_of
 from dualcap_jax.errors import ConfigError
-from dualcap_jax.models import variables
 from dualcap_jax.models.variables import Variables
 from dualcap_jax.pretrained.files import locate
 from dualcap_jax.pretrained.load import language_as_published, load_pretrained, preprocessing
