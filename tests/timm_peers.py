@@ -3,6 +3,8 @@
 import sys
 from unittest.mock import MagicMock, patch
 
+import pytest
+
 _NAMES = "", ".models", ".models.feature_extraction", ".ops", ".ops.boxes", ".ops.misc", ".transforms"
 _NAMES += ".transforms.functional", ".datasets", ".datasets.folder"
 _STAND_INS = {f"torchvision{name}": MagicMock() for name in _NAMES}
@@ -10,8 +12,7 @@ _STAND_INS = {f"torchvision{name}": MagicMock() for name in _NAMES}
 sys.modules.update(_STAND_INS)
 try:
     with patch("torch.jit.script", lambda of, *_, **__: of):
-        import effdet
-        import timm
+        effdet, timm = (pytest.importorskip(name, reason="parity with effdet and timm") for name in ("effdet", "timm"))
 finally:
     for _name in _STAND_INS:
         del sys.modules[_name]
