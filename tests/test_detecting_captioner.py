@@ -50,8 +50,8 @@ def test_each_way_trains_all_that_it_reads(way):
     state, metrics = step(state, random_batch())
     assert np.isfinite(metrics["loss"])
     after = jax.device_get(state)
-    for part in before["params"]["encoder"]:
-        pairs = zip(*(jax.tree.leaves(each["params"]["encoder"][part]) for each in (before, after)), strict=True)
+    for part in before["model"]["params"]["encoder"]:
+        pairs = zip(*(jax.tree.leaves(each["model"]["params"]["encoder"][part]) for each in (before, after)), strict=True)
         assert not all(np.array_equal(one, other) for one, other in pairs), part
 
 
