@@ -51,8 +51,8 @@ def test_each_way_trains_all_that_it_reads(way):
     assert np.isfinite(metrics["loss"])
     after = jax.device_get(state)
     for part in before["model"]["params"]["encoder"]:
-        pairs = zip(*(jax.tree.leaves(each["model"]["params"]["encoder"][part]) for each in (before, after)), strict=True)
-        assert not all(np.array_equal(one, other) for one, other in pairs), part
+        one, other = (jax.tree.leaves(each["model"]["params"]["encoder"][part]) for each in (before, after))
+        assert not all(map(np.array_equal, one, other)), part
 
 
 @pytest.mark.parametrize("way", ["maps", "detections"])
