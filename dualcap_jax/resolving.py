@@ -28,7 +28,7 @@ def experiment_of(source: str) -> ExperimentConfig:
     if not is_detector(source):
         return load_captioner(source).config
     config, base = load_experiment_of(source), ExperimentConfig()
-    encoder = replace(config.model.encoder, pretrained=None, num_classes=0)
+    encoder = replace(config.model.encoder, pretrained=None, num_classes=0, detections=0)
     images = {name: getattr(config.data, name) for name in ("root", "image_size", "scenes")}
     return replace(base, model=replace(base.model, encoder=encoder), data=replace(base.data, **images))
 
