@@ -65,8 +65,9 @@ def test_each_way_captions_and_explains(way):
     places = captioner.grad_cam(image, "two red squares", "red", stride=8)
     for each in (heeded, places):
         assert each.shape == (32, 32)
-        assert np.isfinite(each).all()
-        assert each.max() == 1
+        assert each.min() >= 0
+        assert each.max() <= 1 + 1e-6
+    assert heeded.max() > 0.99
     with pytest.raises(ValueError, match="stride=0: must be one of 8, 16, 32, or None"):
         captioner.grad_cam(image, "two red squares", "red", stride=0)
 
