@@ -33,7 +33,8 @@ def effdets(variant: str, image_size: int, **settings):
 
     torch.manual_seed(0)
     config = effdet.get_efficientdet_config(f"tf_efficientdet_{variant}")
-    config.update({"image_size": (image_size, image_size), "backbone_args": {"drop_path_rate": 0.0}, **settings})
+    backbone = {"drop_path_rate": 0.0, "bn_momentum": 0.01}  # the authors'; timm's own is torch's
+    config.update({"image_size": (image_size, image_size), "backbone_args": backbone, **settings})
     config.num_levels = config.max_level - config.min_level + 1
     twin = effdet.EfficientDet(config, pretrained_backbone=False).eval()
     randomize(twin, gain=2.0 if "lite" in variant else 3.0)  # swish halves what ReLU6 lets pass
