@@ -102,6 +102,6 @@ def test_strides_that_the_encoder_lacks_are_refused():
             variables.init(model, 0)
 
 
-def test_onnx_refuses_detections(tmp_path):
-    with pytest.raises(ConfigError, match="detections are not written as ONNX; use --format stablehlo"):
+def test_onnx_refuses_a_detector(tmp_path):
+    with pytest.raises(ConfigError, match=r"kind=efficientdet: its pooling is not written as ONNX; use stablehlo"):
         export_onnx(captioner_of("detections", "a ring"), tmp_path / "out", DecodingConfig(), "float32")

@@ -22,7 +22,7 @@ from dualcap_jax.errors import ConfigError, UserError
 from dualcap_jax.exporting import Precision
 from dualcap_jax.exporting.folder import write_folder
 from dualcap_jax.models.dual import DualCaptioner
-from dualcap_jax.models.encoders import DETECTIONS
+from dualcap_jax.models.encoders import EfficientDetConfig
 from dualcap_jax.models.language_models import GPT2Config
 from dualcap_jax.models.mergers import Attention, MergerState, merge_step
 from dualcap_jax.models.variables import bind
@@ -53,8 +53,9 @@ def export_onnx(captioner: Captioner, directory: Path, decoding: DecodingConfig,
             raise ConfigError(
                 f"decoding.{field.name}={value!r}: ONNX's search has {getattr(usual, field.name)!r} alone"
             )
-    if DETECTIONS in captioner.config.model.merger.reads:
-        raise ConfigError("model.merger.strides: detections are not written as ONNX; use --format stablehlo")
+    encoder = captioner.config.model.encoder
+    if isinstance(encoder, EfficientDetConfig):
+        raise ConfigError(f"model.encoder.kind={encoder.kind}: its pooling is not written as ONNX; use stablehlo")
     language = captioner.config.model.language
     if not isinstance(language, GPT2Config):
         raise ConfigError(f"model.language.kind={language.kind}: a step of it is not written as ONNX, one of gpt2 is")
@@ -124,7 +125,7 @@ def _settled(network: DualCaptioner, side: int) -> DualCaptioner:
     """The network with what hangs on the size of its images alone computed already."""
     if isinstance(network.merger, Attention):
         for places, stride in zip(network.merger.places, network.merger.strides, strict=True):
-            assert places.positions is not None  # as of detections, which are refused
+            assert places.positions is not None  # as of detections, whose encoder is refused
             positions = places.positions[...]
             shape = -(-side // stride), -(-side // stride), positions.shape[-1]
             places.positions = nnx.Param(jax.image.resize(positions, shape, "linear"))
