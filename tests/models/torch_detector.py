@@ -37,7 +37,7 @@ def effdets(variant: str, image_size: int, **settings):
     config.update({"image_size": (image_size, image_size), "backbone_args": backbone, **settings})
     config.num_levels = config.max_level - config.min_level + 1
     twin = effdet.EfficientDet(config, pretrained_backbone=False).eval()
-    randomize(twin, gain=1.8 if "lite" in variant else 3.0)  # swish halves what ReLU6 lets pass
+    randomize(twin, gain=2.0 if "lite" in variant else 3.0)  # swish halves what ReLU6 lets pass
     return twin
 
 
