@@ -152,6 +152,7 @@ EXPECTED = [
     ("a 🐶 dog😀cat ❤️ ★ • © ™ ° «là» ¿qué? x²", "a dog cat ❤ ★ • © ™ ° là ¿ qué x ²"),
     ("theatre colour grey organised centre", "theatre colour grey organised centre"),
     ("tab\there two  gaps no-break no\u200bwidth soft\xadhyphen", "tab here two gaps no-break no width softhyphen"),
+    ("http://a.b/c.\xa0", "http://a.b/c."),
     ("  .  ", ""),
     ("", ""),
 ]

@@ -36,11 +36,12 @@ def tokenize(caption: str) -> list[str]:
         words = caption.lower().replace(",", " ").split()
         if _NOT_PLAIN.isdisjoint(words):
             return [word for each in words if (word := each.rstrip("."))]
-    return [word for token in _tokens(caption) if (word := _spell(token)) and word not in _PUNCTUATION]
+    line = " ".join(filter(None, map(_spell, _tokens(caption)))).rstrip()  # an address may end in a no-break space
+    return [word for word in line.split(" ") if word and word not in _PUNCTUATION]
 
 
 def _tokens(caption: str) -> Iterator[str]:
-    text = caption.translate(_LINE_BREAKS).rstrip() + "\n"
+    text = caption.translate(_LINE_BREAKS).rstrip(" \t") + "\n"
     position = 0
     while position < len(text):
         plain = _PLAIN_WORD.match(text, position)
