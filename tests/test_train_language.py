@@ -110,7 +110,7 @@ def test_the_train_command_reads_it_with_its_tokenizer(trained, tmp_path, monkey
     lengths = ["--data.max-length", "12", "--decoding.max-length", "12"]
     args = ["--workdir", str(tmp_path / "run"), *TINY, "--model.language.pretrained", str(trained.out), *lengths]
     assert train.main(args) == 0
-    (config, *_, tokenizer, _, _) = begun[0]
+    (config, *_, tokenizer, _, _, _) = begun[0]
     language = config.model.language
     assert (language.width, language.layers, language.heads, language.max_positions) == (32, 2, 4, 16)
     assert tokenizer.digest == load_tokenizer(trained.out).digest

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from dualcap_jax.config import ExperimentConfig
-from dualcap_jax.models import variables
 from dualcap_jax.models.encoders.efficientnet import EfficientNetConfig
 from dualcap_jax.models.variables import bind
 from dualcap_jax.pretrained import efficientnet
@@ -103,7 +102,7 @@ def test_logits_are_those_of_timm(form, tmp_path, rng):
         else Preprocessing("imagenet", "bicubic", 224 / 256)
     )
     config = replace(MODEL, encoder=encoder)
-    loaded, _ = load_pretrained(config, variables.init(config, 0))
+    loaded, _ = load_pretrained(config, 0)
     images = rng.standard_normal((2, 75, 75, 3)).astype(np.float32)
     ours = jax.jit(lambda model, images: bind(config, model).encoder.vector(images))(loaded, images)
     with torch.inference_mode():
