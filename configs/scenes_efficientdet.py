@@ -10,25 +10,11 @@ Detections tell something once the detector has learnt boxes.
 from dataclasses import replace
 
 from dualcap_jax.config import ExperimentConfig
-from dualcap_jax.models.encoders import EfficientDetConfig
+from dualcap_jax.models.detector import DetectorConfig
 
 
 def get_config() -> ExperimentConfig:
     """The embedded experiment with another encoder."""
     config = ExperimentConfig()
-    encoder = EfficientDetConfig(
-        "d0",
-        width=0.5,
-        depth=0.5,
-        channels=32,
-        cells=2,
-        repeats=2,
-        finest=2,  # shapes are 5 to 23 of 64 pixels
-        coarsest=5,
-        anchor_scale=1.5,
-        num_classes=24,  # a colour and a shape
-        detections=12,
-        drop_connect=0.0,
-        batch_norm_momentum=0.95,
-    )
+    encoder = replace(DetectorConfig().encoder, detections=12)  # that of train_detector
     return replace(config, model=replace(config.model, encoder=encoder))
