@@ -20,9 +20,6 @@ from dualcap_jax.fields import check_types
 
 T = TypeVar("T")
 
-PATIENCE = 30
-"""Seconds without a sign of life after which a process counts as dead."""
-
 GONE = ("Gloo", "NCCL", "UNAVAILABLE", "oordination service", "eartbeat")
 """What JAX's errors say where another process has gone."""
 
@@ -94,7 +91,6 @@ def together(config: DistributedConfig) -> Iterator[None]:
             config.coordinator if told else None,
             config.processes if told else None,
             config.process if told else None,
-            heartbeat_timeout_seconds=PATIENCE,
             shutdown_timeout_seconds=LAST,
         )
     except (ValueError, KeyError) as error:

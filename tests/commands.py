@@ -3,9 +3,14 @@
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+
+HANGS = 600
+"""Seconds after which something counts as hanging, however busy the machine may be."""
 
 NETWORK = (
     "--model.encoder.width 0.25 --model.encoder.depth 0.2 --model.encoder.num-classes 16 --model.language.width 16 "
@@ -29,7 +34,18 @@ def environment() -> dict[str, str]:
 
 def run(name: str, *args, cwd=None, code: int = 0) -> subprocess.CompletedProcess:
     """Run a command; its exit code must be `code`, and it must not show a traceback."""
-    done = subprocess.run(command(name, *args), capture_output=True, text=True, cwd=cwd, env=environment(), timeout=600)
+    done = subprocess.run(
+        command(name, *args), capture_output=True, text=True, cwd=cwd, env=environment(), timeout=HANGS
+    )
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr, done.stderr
     return done
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen | None = None) -> None:
+    """Return once a condition holds, for which a process, if there is one, must go on."""
+    ends = time.monotonic() + HANGS
+    while not condition():
+        assert time.monotonic() < ends
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.02)

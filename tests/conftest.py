@@ -1,3 +1,4 @@
+import ctypes
 import os
 import tempfile
 from pathlib import Path
@@ -19,6 +20,17 @@ install_import_hook("dualcap_jax", f"{check.__module__}.{check.__name__}")
 
 settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("suite")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled():
+    """What a module compiled is let go of at its end: all of it together takes many gigabytes."""
+    yield
+    import jax
+
+    jax.clear_caches()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc keeps what was freed
+        trim(0)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import tarfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from dualcap_jax.bulk.outputs import read, write
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.sources import open_source
 
-from .commands import command, environment
+from .commands import command, environment, wait_for
 from .test_command_errors import errors_of
 
 FEW = ["--decoding.num-beams", "2", "--decoding.batch-size", "4"]
@@ -161,10 +160,7 @@ def test_killed_twice_it_ends_with_each_image_once(finished, tmp_path):
     kept = 0
     for _ in range(2):
         process = subprocess.Popen(line, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        ends = time.monotonic() + 120
-        while not (part.exists() and part.read_bytes().count(b"\n") > kept + 20):
-            assert time.monotonic() < ends
-            assert process.poll() is None
+        wait_for(lambda more=kept + 20: part.exists() and part.read_bytes().count(b"\n") > more, process)
         process.kill()
         process.wait()
         kept = part.read_bytes().count(b"\n") - 1

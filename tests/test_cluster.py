@@ -4,14 +4,13 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from dualcap_jax import caption
 
-from .commands import ROOT, command, environment
+from .commands import HANGS, ROOT, command, environment, wait_for
 from .test_bulk import FEW, draw, rows_of
 from .test_command_errors import errors_of
 
@@ -60,11 +59,7 @@ def begin(finished, folder, out, address) -> subprocess.Popen:
 
 
 def until_noted(part: Path, count: int, process: subprocess.Popen) -> None:
-    ends = time.monotonic() + 240
-    while not (part.exists() and part.read_bytes().count(b"\n") > count):
-        assert time.monotonic() < ends
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
+    wait_for(lambda: part.exists() and part.read_bytes().count(b"\n") > count, process)
 
 
 def is_whole(out: Path, folder: Path, expected: list[str]) -> None:
@@ -82,7 +77,7 @@ def test_a_worker_that_is_killed_is_begun_anew_and_each_image_is_there_once(
     killed = actors()
     assert killed
     os.kill(killed[0], signal.SIGKILL)
-    told = process.communicate(timeout=300)
+    told = process.communicate(timeout=HANGS)
     assert process.returncode == 0, told
     is_whole(out, folder, expected)
 
@@ -95,7 +90,7 @@ def test_a_driver_that_is_killed_and_begun_again_does_what_is_missing(finished, 
     process.communicate()
     kept = sum(1 for line in part.read_text().splitlines()[1:] if json.loads(line))
     process = begin(finished, folder, out, address)
-    printed, told = process.communicate(timeout=300)
+    printed, told = process.communicate(timeout=HANGS)
     assert process.returncode == 0, told
     assert f"{IMAGES} images, {kept} of them before" in printed
     is_whole(out, folder, expected)

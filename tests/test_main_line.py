@@ -22,7 +22,7 @@ from dualcap_jax.errors import ConfigError
 from dualcap_jax.models import variables
 from dualcap_jax.training.restoring import restore_model
 
-from .commands import TINY, command, environment, run
+from .commands import HANGS, TINY, command, environment, run
 
 
 def rows(workdir: Path, split: str) -> list[dict]:
@@ -67,7 +67,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(finished, tmp_path, signal_n
     ):
         time.sleep(0.02)
     process.send_signal(signal_number)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=HANGS)
     if signal_number == signal.SIGTERM and process.returncode != 0:  # 0: it was done before the signal came
         assert process.returncode == 128 + signal.SIGTERM
         assert "saved step" in errors

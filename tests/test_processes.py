@@ -6,12 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from .commands import ROOT, TINY, environment, run
+from .commands import HANGS, ROOT, TINY, environment, run, wait_for
 
 CONSTANT = [*TINY, "--training.schedule", "constant", "--training.log-every", "1", "--training.checkpoint-every", "3"]
 CONSTANT += ["--training.validate-every", "3", "--training.learning-rate", "1e-4"]
@@ -33,8 +32,13 @@ def begin(processes: int, command: str, *arguments: object) -> list[subprocess.P
 
 def end(started: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
     """Exit code and streams of each."""
-    streams = [process.communicate(timeout=600) for process in started]
+    streams = [process.communicate(timeout=HANGS) for process in started]
     return [(process.returncode, *both) for process, both in zip(started, streams, strict=True)]
+
+
+def told(found: list[tuple[int, str, str]]) -> str:
+    """What each process wrote, readable where pytest shortens values."""
+    return "".join(f"\nprocess {number}: {code}\n{streams}" for number, (code, *streams) in enumerate(found))
 
 
 def rows(workdir: Path, split: str) -> dict[int, dict]:
@@ -54,7 +58,7 @@ def test_a_run_goes_from_two_processes_to_four_and_to_one_as_if_it_were_one(tmp_
     alone, together = tmp_path / "alone", tmp_path / "together"
     run("train", "--workdir", alone, *CONSTANT, "--training.steps", 9)
     found = end(begin(2, "train", "--workdir", together, *CONSTANT, "--training.steps", 3))
-    assert [code for code, *_ in found] == [0, 0], found
+    assert [code for code, *_ in found] == [0, 0], told(found)
     assert "step 3/3" in found[0][1]
     assert "step" not in found[1][1]  # the first alone prints
     same_losses(together, alone, range(1, 4))
@@ -67,7 +71,7 @@ def test_a_run_goes_from_two_processes_to_four_and_to_one_as_if_it_were_one(tmp_
     assert json.loads(report.read_text()) == before  # to the digit
 
     found = end(begin(4, "train", "--workdir", together, *CONSTANT, "--training.steps", 6))
-    assert [code for code, *_ in found] == [0] * 4, found
+    assert [code for code, *_ in found] == [0] * 4, told(found)
     run("train", "--workdir", together, *CONSTANT, "--training.steps", 9)
     same_losses(together, alone, range(1, 10))
 
@@ -77,10 +81,7 @@ def test_a_run_goes_from_two_processes_to_four_and_to_one_as_if_it_were_one(tmp_
 def test_a_process_that_is_ended_ends_the_others_with_a_message(tmp_path, number):
     started = begin(2, "train", "--workdir", tmp_path / "run", *CONSTANT, "--training.steps", 100_000)
     log = tmp_path / "run" / "metrics.jsonl"
-    until = time.monotonic() + 300
-    while not (log.exists() and log.read_text().count('"train"') > 3):
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    wait_for(lambda: log.exists() and log.read_text().count('"train"') > 3)
     started[1].send_signal(number)
     (first, _, told), (second, _, said) = end(started)
     if number == signal.SIGTERM:  # all end at the same step, which is saved

@@ -30,8 +30,7 @@ from dualcap_jax import cli, train, trainer
 from dualcap_jax.training import checkpoints
 from dualcap_jax.training.restoring import steps_in
 
-from .commands import NETWORK, SCENES
-from .test_endings import wait_for
+from .commands import NETWORK, SCENES, wait_for
 
 STEPS = 12
 SETTINGS = [
@@ -149,7 +148,7 @@ def wait_for_a_write(process: BaseProcess, workdir: Path, rows: int) -> None:
     """Wait until a checkpoint is being written, when so many bytes of rows have come before it; or for the end."""
     log = workdir / "metrics.jsonl"
     begun = size(log)
-    wait_for(lambda: (size(log) > begun + rows and being_written(workdir)) or not process.is_alive(), 300)
+    wait_for(lambda: (size(log) > begun + rows and being_written(workdir)) or not process.is_alive())
 
 
 @pytest.mark.slow

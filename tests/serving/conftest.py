@@ -1,13 +1,12 @@
 import re
 import subprocess
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
-from ..commands import command, environment
+from ..commands import command, environment, wait_for
 
 
 @contextmanager
@@ -22,18 +21,11 @@ def serving(run: Path, *options):
         line = told.stdout.readline()
         found = re.match(r"(http://\S+)", line)
         assert found, (line, told.stderr.read() if told.stderr else "")
-        wait_until_ready(found[1])
+        wait_for(lambda: httpx.get(f"{found[1]}/readyz").status_code == 200)
         yield found[1], told
     finally:
         told.kill()
         told.communicate()
-
-
-def wait_until_ready(address: str, seconds: float = 180) -> None:
-    ends = time.monotonic() + seconds
-    while httpx.get(f"{address}/readyz").status_code != 200:
-        assert time.monotonic() < ends
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import json
 import re
 import signal
 import socket
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -14,7 +13,7 @@ from PIL import Image
 
 from dualcap_jax import Captioner
 
-from ..commands import run
+from ..commands import run, wait_for
 from .conftest import serving
 
 
@@ -199,9 +198,12 @@ def test_a_server_that_is_full_says_when_to_come_again(finished):
 
 
 def test_what_takes_too_long_is_given_up(finished):
-    with serving(finished[0], "--timeout", 0.001) as (address, _):
-        answer = post(address, pictures(1), num_beams=5)
-        assert (answer.status_code, int(answer.headers["retry-after"]) >= 1) == (503, True)
+    with serving(finished[0], "--timeout", 0.1) as (address, _):
+        for num_beams in (5, 4, 3):  # each has to be compiled first
+            answer = post(address, pictures(1), num_beams=num_beams)
+            if answer.status_code != 408:  # on a busy machine the image itself may come too slowly
+                break
+        assert (answer.status_code, int(answer.headers["retry-after"]) >= 1) == (503, True), answer.text
         assert httpx.get(f"{address}/healthz").status_code == 200
 
 
@@ -211,9 +213,7 @@ def test_a_client_that_leaves_is_dropped(finished):
         for _ in range(64):
             sent(address, [body]).close()
         assert post(address, [body]).status_code == 200
-        ends = time.monotonic() + 30
-        while 'status="499"' not in httpx.get(f"{address}/metrics").text:
-            assert time.monotonic() < ends
+        wait_for(lambda: 'status="499"' in httpx.get(f"{address}/metrics").text)
         text = httpx.get(f"{address}/metrics").text
         captioned = float(re.search(r"^dualcap_captions_total (\S+)", text, re.M)[1])
         assert captioned < 65
