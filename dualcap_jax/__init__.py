@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from dualcap_jax import starting
 
-if starting.is_command():
-    starting.end_at_once()  # first: the imports of a command take seconds
+if starting.is_command():  # whose imports take seconds
+    starting.end_at_once()
+    starting.put_off_collecting()
 
 if TYPE_CHECKING:
     from dualcap_jax.captioner import Caption, Captioner

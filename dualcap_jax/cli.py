@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
-from dualcap_jax import interrupts
+from dualcap_jax import interrupts, starting
 from dualcap_jax.errors import ConfigError, Stopped, UserError
 
 T = TypeVar("T")
@@ -259,6 +259,7 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
 
     A user's mistake is one line and code 2; a signal that asked for an end is code 128 + its number.
     """
+    starting.collect_again()
     keep_freed_memory()
     _open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal cannot print is no reason to end: names of files

@@ -1,5 +1,6 @@
-"""Ctrl-C while a command's modules are imported, which takes seconds: an end in one line."""
+"""What holds while a command's modules are imported, which takes a second or more."""
 
+import gc
 import os
 import signal
 import sys
@@ -27,3 +28,14 @@ def end_at_once() -> None:
 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, leave)
+
+
+def put_off_collecting() -> None:
+    """Collect no garbage until `collect_again`: imports leave little, and searching takes a tenth of their time."""
+    gc.disable()
+
+
+def collect_again() -> None:
+    """Collect what is made from now on; what there is already stays until the end."""
+    gc.freeze()
+    gc.enable()

@@ -26,8 +26,8 @@ import numpy as np
 from jax.stages import Compiled
 
 from dualcap_jax.config import ExperimentConfig, load_experiment
-from dualcap_jax.fit import Dtype, Remat, with_remat
 from dualcap_jax.fitting.compiling import peak_of
+from dualcap_jax.fitting.config import Dtype, Remat, with_remat
 from dualcap_jax.fitting.flops import flops
 from dualcap_jax.fitting.steps import resolved
 from dualcap_jax.models import variables

@@ -22,6 +22,7 @@ from dualcap_jax.pretrained.files import read_tensors
 from dualcap_jax.pretrained.load import load_pretrained
 from dualcap_jax.training.config import TrainingConfig
 from dualcap_jax.training.language import loop
+from dualcap_jax.training.language.config import NOTE
 from dualcap_jax.training.language.step import token_sums
 from dualcap_jax.training.loop import LossNotFinite
 
@@ -72,7 +73,7 @@ def printed_perplexities(printed: str) -> list[float]:
 def test_it_learns_what_frequencies_alone_do_not_tell(trained):
     unigram, first, last, best = printed_perplexities(trained.printed)
     assert best == min(first, last) < 0.5 * unigram
-    note = json.loads((trained.out / train_language.NOTE).read_text())
+    note = json.loads((trained.out / NOTE).read_text())
     assert (note["text"], note["steps"]) == ([trained.text], 120)
     assert note["perplexity"] == pytest.approx(best, abs=0.01)
     assert f"--model.language.pretrained {trained.out}" in trained.printed
@@ -124,7 +125,7 @@ def test_the_train_command_reads_it_with_its_tokenizer(trained, tmp_path, monkey
 def test_it_can_be_trained_further(trained, tmp_path):
     args = ["--text", trained.text, "--out", str(tmp_path / "out"), "--init-from", str(trained.out), *STEPS]
     assert train_language.main([*args, "--steps", "0", "--epochs", "1", "--learning-rate", "0"]) == 0
-    before, after = (json.loads((each / train_language.NOTE).read_text()) for each in (trained.out, tmp_path / "out"))
+    before, after = (json.loads((each / NOTE).read_text()) for each in (trained.out, tmp_path / "out"))
     assert after["perplexity"] == pytest.approx(before["perplexity"], rel=1e-4)
     assert (after["width"], after["max_positions"]) == (32, 16)
     assert after["steps"] == after["best_step"] == 9
@@ -157,7 +158,7 @@ def test_it_can_be_trained_further(trained, tmp_path):
 def test_mistakes_are_told_in_a_line(args, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     texts = {"a.txt": "A dog.\nA cat.\n", "a.pdf": "A dog.", "blank.txt": "\n \n", "one.txt": "A dog.\n"}
-    texts |= {"full/a.txt": "A dog.", f"ours/{train_language.NOTE}": "{}", "empty.json": '["A dog.", " "]'}
+    texts |= {"full/a.txt": "A dog.", f"ours/{NOTE}": "{}", "empty.json": '["A dog.", " "]'}
     for name, content in texts.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)

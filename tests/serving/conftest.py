@@ -6,16 +6,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ..commands import command, environment, wait_for
+from ..commands import HANGS, command, environment, wait_for
 
 
 @contextmanager
 def serving(run: Path, *options):
     """The address of a server of a run, and its process."""
-    told = subprocess.Popen(
-        command("serve", run, "--port", 0, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=environment(),
-    )  # fmt: skip
+    line = command("serve", run, "--port", 0, "--timeout", HANGS, *options)
+    told = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
     try:
         assert told.stdout is not None
         line = told.stdout.readline()
@@ -31,5 +29,5 @@ def serving(run: Path, *options):
 @pytest.fixture(scope="session")
 def server(finished) -> str:
     """The address of a server that all tests share."""
-    with serving(finished[0], "--max-upload", "2MB", "--max-pixels", "1000000", "--timeout", "120") as (address, _):
+    with serving(finished[0], "--max-upload", "2MB", "--max-pixels", "1000000") as (address, _):
         yield address

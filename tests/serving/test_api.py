@@ -13,7 +13,7 @@ from PIL import Image
 
 from dualcap_jax import Captioner
 
-from ..commands import run, wait_for
+from ..commands import HANGS, run, wait_for
 from .conftest import serving
 
 
@@ -34,7 +34,7 @@ def pictures(count: int) -> list[bytes]:
 
 def post(address, images, path="caption", field="images", headers=None, **settings):
     files = [(field, ("a.png", image)) for image in images]
-    return httpx.post(f"{address}/v1/{path}", files=files, data=settings, headers=headers, timeout=120)
+    return httpx.post(f"{address}/v1/{path}", files=files, data=settings, headers=headers, timeout=HANGS)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_beams_alternatives_prompt_and_explanation_are_those_of_the_captioner(se
 def test_json_gives_what_a_form_gives(server):
     images = pictures(2)
     asked = {"images": [base64.b64encode(image).decode() for image in images], "num_beams": 1}
-    answer = httpx.post(f"{server}/v1/caption", json=asked, timeout=120)
+    answer = httpx.post(f"{server}/v1/caption", json=asked, timeout=HANGS)
     assert answer.json() == post(server, images, num_beams=1).json()
 
 

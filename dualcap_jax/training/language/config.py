@@ -1,13 +1,18 @@
 """How a language model is trained on text alone, and its shape."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import tyro
 
 from dualcap_jax.errors import ConfigError, require
 from dualcap_jax.fields import check_types
 from dualcap_jax.models.language_models import GPT2Config
 from dualcap_jax.models.language_models.gpt2 import Activation
 from dualcap_jax.training.config import TrainingConfig
+
+NOTE = "language_training.json"
+"""In the directory that is written: what the language model was trained on, and how."""
 
 
 @dataclass(frozen=True)
@@ -94,3 +99,26 @@ class LanguageTrainingConfig:
             log_every=self.log_every,
             seed=self.seed,
         )
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the train_language command's line holds."""
+
+    text: tuple[str, ...] = ()
+    """What to train on, one or more of: a .txt file (a document a line), a file of captions (.json: COCO's annotations
+    or a list; .jsonl; .csv), a directory of captioned images (of which the training split is read)."""
+    out: str = ""
+    """Directory to write the language model to: a new or an empty one."""
+    tokenizer: str = ""
+    """GPT-2 vocabulary to use: a name on the Hugging Face hub or a directory. Empty: that of --init-from where it is
+    given, or one trained on the text."""
+    vocab_size: int = 4000
+    """Tokens in the vocabulary that is trained on the text; unused where there is a tokenizer already."""
+    init_from: str = ""
+    """GPT-2 to train further, which gives shape and tokenizer: a name on the Hugging Face hub or a directory of Hugging
+    Face's. Empty: random weights."""
+    on_error: Annotated[Literal["raise", "skip"], tyro.conf.arg(name="data.on-error")] = "raise"
+    """A caption that is empty or no text, or a broken image's: stop and name it, or skip it, count and report."""
+    training: Annotated[LanguageTrainingConfig, tyro.conf.arg(name="")] = field(default_factory=LanguageTrainingConfig)
+    """Shape of the language model, and how it is trained."""
