@@ -14,8 +14,6 @@ from typing import Any, get_args, overload
 import jax
 import jax.numpy as jnp
 import numpy as np
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float32, Int, UInt8
 from safetensors.numpy import save
@@ -153,6 +151,9 @@ class Captioner:
         Raises:
             PretrainedError: the hub does not take it.
         """
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
         hub = HfApi(token=token)
         with TemporaryDirectory() as directory:
             self.save_pretrained(directory)

@@ -38,9 +38,9 @@ def main(args: Sequence[str]) -> int:
     from dualcap_jax.data.sources import open_source
     from dualcap_jax.encoding import encode_once
     from dualcap_jax.files import LOCK
+    from dualcap_jax.owners import owned
     from dualcap_jax.pretrained.load import load_pretrained
     from dualcap_jax.resolving import as_published, as_resolved, load_captioner
-    from dualcap_jax.training.run import owned
 
     config, out = arguments.experiment, Path(arguments.out)
     is_read = "train" not in arguments.splits or not config.data.augments or config.data.views > 0

@@ -41,11 +41,11 @@ from dualcap_jax.evaluation.reports.html import select, write_html
 from dualcap_jax.evaluation.reports.values import Evaluation, ExplainedWord, ScoredCaption, ShownCaption
 from dualcap_jax.files import naming, write_text
 from dualcap_jax.models.mergers import Image
+from dualcap_jax.owners import owned
 from dualcap_jax.processes import first_alone, in_turn, is_first
 from dualcap_jax.training.config import Which
 from dualcap_jax.training.logs import ROW, BrokenLog, read_rows
 from dualcap_jax.training.objectives.cross_entropy import mean_losses
-from dualcap_jax.training.run import owned
 
 COCO_2017 = re.compile(r"\d{12}\.jpg")
 """Names of its images."""

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from dualcap_jax import Captioner
-from dualcap_jax import captioner as captioner_module
 from dualcap_jax.data.images import ImageError
 from dualcap_jax.errors import ConfigError, UserError
 from dualcap_jax.pretrained.tables import PretrainedError
@@ -113,7 +112,7 @@ def test_a_captioner_is_published_as_it_is_saved(captioner, tmp_path, monkeypatc
             shutil.copytree(folder_path, tmp_path / "hub")
             return f"https://huggingface.co/{repo_id}"
 
-    monkeypatch.setattr(captioner_module, "HfApi", Hub)
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     assert captioner.push_to_hub("me/captions", private=True, token="t") == "https://huggingface.co/me/captions"
     assert sent == {"token": "t", "name": "me/captions", "private": True}
     assert Captioner.from_pretrained(tmp_path / "hub")(IMAGE, **SHORT) == captioner(IMAGE, **SHORT)

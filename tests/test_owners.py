@@ -11,8 +11,9 @@ import pytest
 
 from dualcap_jax import Captioner, evaluate, train, trainer
 from dualcap_jax.files import LOCK
+from dualcap_jax.owners import Owned, owned
 from dualcap_jax.training.checkpoints import Checkpoints
-from dualcap_jax.training.run import Owned, claimed, owned
+from dualcap_jax.training.run import claimed
 
 from .commands import TINY
 from .test_command_errors import errors_of

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "dualcap_jax"
 
 LEVELS = [
     {"errors", "files", "interrupts", "starting"},
-    {"fields"},
+    {"fields", "owners"},
     {"ops", "cli", "processes", "kept", "detection"},
     {"models", "data", "decoding", "evaluation"},  # which know nothing of each other
     {"pretrained", "inference"},

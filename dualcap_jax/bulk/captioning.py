@@ -20,7 +20,7 @@ from dualcap_jax.data.reading import map_ahead
 from dualcap_jax.decoding import DecodingConfig
 from dualcap_jax.errors import ConfigError
 from dualcap_jax.files import require_writable, write_text
-from dualcap_jax.training.run import owned
+from dualcap_jax.owners import owned
 
 
 def announced(captions: Iterator[Caption]) -> Iterator[Caption]:
@@ -39,10 +39,12 @@ class Reader:
         items: the images.
         captioner: whose transform they go through.
         fail: takes the name of one that can't be read, and the reason.
+        ahead: how many to have decoded before they are asked for; with a batch, the search of one waits for none.
     """
 
-    def __init__(self, items: Iterable[Item], captioner: Captioner, fail: Told):
+    def __init__(self, items: Iterable[Item], captioner: Captioner, fail: Told, ahead: int = 0):
         self._items, self._transform, self._fail = items, captioner.config.data.transform, fail
+        self._ahead = ahead
         self.read: deque[Item] = deque()
         """Those that were given and not yet captioned; who captions them takes them out."""
 
@@ -53,7 +55,8 @@ class Reader:
             return item, str(getattr(error, "strerror", None) or error)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        for item, image in map_ahead(self._decode, self._items, os.cpu_count() or 1):
+        threads = max((os.cpu_count() or 1) // 2, 1)  # more would take their turns from the search's own
+        for item, image in map_ahead(self._decode, self._items, threads, self._ahead):
             if isinstance(image, str):
                 self._fail(str(item), image)
             else:
@@ -85,7 +88,7 @@ def rows_here(captioner: Captioner, decoding: DecodingConfig, explain: bool) -> 
     """What captions images by the devices of this process, in order."""
 
     def rows(items: Sequence[Item], fail: Told) -> Iterator[Row]:
-        reader = Reader(items, captioner, fail)
+        reader = Reader(items, captioner, fail, decoding.batch_size)
         for caption in announced(captioner.caption_prepared(reader, decoding, explain)):
             yield row_of(reader.read.popleft(), caption)
 

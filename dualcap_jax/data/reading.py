@@ -4,8 +4,9 @@ import argparse
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, TypeVar
 
 from dualcap_jax.errors import require
@@ -89,16 +90,22 @@ def part(kind: type[Kind], values: object) -> Kind:
     return kind(**{field.name: getattr(values, field.name) for field in dataclasses.fields(kind)})
 
 
-def map_ahead(function: Callable[[T], U], items: Iterable[T], threads: int) -> Iterator[U]:
-    """`map` by threads, in order, never far ahead of what is asked for."""
+TOGETHER = 8
+"""Items that a thread is given at a time: of small images, handing over one costs as much as decoding it."""
+
+
+def map_ahead(function: Callable[[T], U], items: Iterable[T], threads: int, ahead: int = 0) -> Iterator[U]:
+    """`map` by threads, in order, never far ahead of what is asked for: by as many items as keep the threads at work,
+    or by `ahead` where that is more."""
+    left = iter(items)
     with ThreadPoolExecutor(threads) as pool:
-        waiting: deque = deque()
+        waiting: deque[Future[list[U]]] = deque()
         try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > 4 * threads:
-                    yield waiting.popleft().result()
+            while some := list(islice(left, TOGETHER)):
+                waiting.append(pool.submit(lambda some: [function(item) for item in some], some))
+                if len(waiting) > max(2 * threads, ahead // TOGETHER):
+                    yield from waiting.popleft().result()
             while waiting:
-                yield waiting.popleft().result()
+                yield from waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)

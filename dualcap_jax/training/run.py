@@ -1,63 +1,21 @@
 """A run directory, open for training; and who may write in it."""
 
-import os
-import shlex
-import socket
-import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-from filelock import FileLock, Timeout
-
-from dualcap_jax.errors import UserError, require
-from dualcap_jax.files import LOCK, is_empty, write_text
+from dualcap_jax.errors import require
+from dualcap_jax.files import LOCK, is_empty
+from dualcap_jax.owners import Owned, owned
 from dualcap_jax.training.checkpoints import Checkpoints
 from dualcap_jax.training.config import TrainingConfig
 from dualcap_jax.training.logs import METRICS, ROW, MetricsLog, Progress, read_rows
 
 Start = Literal["unnamed", "named", "resumed"]
 """Of a run directory: to be made under a name of its own; to be made or filled; to be trained further."""
-
-
-class Owned(UserError):
-    """Another process writes there."""
-
-
-@contextmanager
-def owned(lock: Path, what: str, *, wait: bool = False) -> Iterator[None]:
-    """Be the only process that writes somewhere, until the block or the process ends, however it does.
-
-    Args:
-        lock: file that stands for it; beside it lies another that tells who holds it.
-        what: is written, in words.
-        wait: until another is done, and say so.
-
-    Raises:
-        Owned: another process writes there.
-    """
-    holder, mutex = lock.with_name(f"{lock.name}.holder"), FileLock(lock)
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        mutex.acquire(timeout=0)
-    except Timeout:
-        told = holder.read_text(encoding="utf-8").strip() if holder.is_file() else "another process"
-        if not wait:
-            raise Owned(f"{what}: is being written by {told}; wait for it to end, or stop it") from None
-        print(f"{what}: waiting for {told}, which writes there", flush=True)
-        mutex.acquire()
-    try:
-        command = shlex.join(sys.orig_argv)
-        since = datetime.now().astimezone().isoformat(" ", "seconds")
-        write_text(holder, f"process {os.getpid()} on {socket.gethostname()} since {since} ({command})\n")
-        yield
-    finally:
-        holder.unlink(missing_ok=True)
-        mutex.release()
 
 
 def new_directory(path: Path) -> Path:

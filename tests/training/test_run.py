@@ -17,10 +17,11 @@ from dualcap_jax.data.records import DataError
 from dualcap_jax.data.sources import iterate_captions, open_source
 from dualcap_jax.data.text import train_tokenizer
 from dualcap_jax.errors import ConfigError, DataWarning
+from dualcap_jax.owners import Owned, owned
 from dualcap_jax.training.checkpoints import Checkpoints
 from dualcap_jax.training.config import TrainingConfig
 from dualcap_jax.training.restoring import CheckpointError, restore_model
-from dualcap_jax.training.run import Owned, Run, new_directory, owned
+from dualcap_jax.training.run import Run, new_directory
 from dualcap_jax.training.trained_on import check_data, index_of, load_own_tokenizer, note
 
 from ..commands import environment
@@ -28,7 +29,7 @@ from ..commands import environment
 HOLD = """
 import sys, time
 from pathlib import Path
-from dualcap_jax.training.run import owned
+from dualcap_jax.owners import owned
 with owned(Path(sys.argv[1]), "it"):
     print("held", flush=True)
     time.sleep(60)
