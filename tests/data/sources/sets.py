@@ -64,3 +64,43 @@ def opened(root, split="train", **config):
 
 def read_images(source):
     return {source[i].filename: source[i].read_image() for i in range(len(source))}
+
+
+def jpeg_of(colour="red"):
+    buffer = io.BytesIO()
+    Image.new("RGB", (12, 10), colour).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def write_images(directory, *names):
+    for name in names:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(jpeg_of())
+
+
+def write_coco(root, images, annotations, name="train2017"):
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    (root / name).mkdir(exist_ok=True)
+    (root / "annotations" / f"captions_{name}.json").write_text(
+        json.dumps({"images": images, "annotations": annotations})
+    )
+
+
+def coco_image(number):
+    return {"id": number, "file_name": f"{number:012d}.jpg", "width": 12, "height": 10}
+
+
+def coco_caption(number, image_id, caption):
+    return {"id": number, "image_id": image_id, "caption": caption}
+
+
+def captions_of(source):
+    return {source[i].filename: source[i].captions for i in range(len(source))}
+
+
+def open_skipping(root, split="train"):
+    return open_source(DataConfig(root=str(root), on_error="skip", validation_fraction=0), split)
+
+
+def open_strictly(root, split="train"):
+    return open_source(DataConfig(root=str(root), validation_fraction=0), split)
