@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ..commands import HANGS
 from .conftest import serving
 from .test_api import encoded, pictures, post
 
@@ -170,7 +171,7 @@ def test_names_of_files_mean_nothing(server):
         ("x" * 5000, 422),
     ]:
         files = [("images", (name, pictures(1)[0]))]
-        assert httpx.post(f"{server}/v1/caption", files=files, timeout=60).status_code == status
+        assert httpx.post(f"{server}/v1/caption", files=files, timeout=HANGS).status_code == status
 
 
 @settings(max_examples=1000, suppress_health_check=list(HealthCheck))
@@ -215,7 +216,7 @@ def test_nothing_that_the_document_allows_or_forbids_makes_the_server_fail(serve
         @settings(max_examples=60, suppress_health_check=list(HealthCheck))
         @given(case=made)
         def call(case):
-            answer = case.call(timeout=60)
+            answer = case.call(timeout=HANGS)
             statuses.add(answer.status_code)
             assert answer.status_code < 500, answer.text
 
