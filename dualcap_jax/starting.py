@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import sys
+from multiprocessing import parent_process
 from types import FrameType
 
 
@@ -31,8 +32,12 @@ def end_at_once() -> None:
 
 
 def put_off_collecting() -> None:
-    """Collect no garbage until `collect_again`: imports leave little, and searching takes a tenth of their time."""
-    gc.disable()
+    """Collect no garbage until `collect_again`: imports leave little, and searching takes a tenth of their time.
+
+    Not in a process that another one of ours began, which imports the command and never runs it.
+    """
+    if parent_process() is None:
+        gc.disable()
 
 
 def collect_again() -> None:
