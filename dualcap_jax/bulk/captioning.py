@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -55,7 +56,8 @@ class Reader:
             return item, str(getattr(error, "strerror", None) or error)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        threads = max((os.cpu_count() or 1) // 2, 1)  # more would take their turns from the search's own
+        cores = os.cpu_count() or 1
+        threads = max(cores // 2, 1) if jax.default_backend() == "cpu" else cores  # there the search needs them too
         for item, image in map_ahead(self._decode, self._items, threads, self._ahead):
             if isinstance(image, str):
                 self._fail(str(item), image)
