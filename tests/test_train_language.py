@@ -131,6 +131,21 @@ def test_it_can_be_trained_further(trained, tmp_path):
     assert after["steps"] == after["best_step"] == 9
 
 
+def test_plain_text_is_learnt_as_captions_are(trained, tmp_path):
+    """Once capitals and full stops are gone, it is the text whose perplexity is known."""
+    (tmp_path / "text.txt").write_text(sentences().title().replace("\n", " .\n"))
+    args = ["--text", str(tmp_path / "text.txt"), "--init-from", str(trained.out), *STEPS]
+    args += ["--steps", "1", "--learning-rate", "0"]
+    notes = []
+    for out, flags in (("plain", ["--data.plain", "True"]), ("as it is", [])):
+        assert train_language.main([*args, "--out", str(tmp_path / out), *flags]) == 0
+        notes.append(json.loads((tmp_path / out / NOTE).read_text()))
+    known = json.loads((trained.out / NOTE).read_text())["perplexity"]
+    assert [note["plain"] for note in notes] == [True, False]
+    assert notes[0]["perplexity"] == pytest.approx(known, rel=1e-4)
+    assert notes[1]["perplexity"] > 2 * known
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -37,6 +37,11 @@ class ScenesConfig:
             require(side >= 16, "data.scenes.picture_size", side, "must be at least 16 (shapes vanish below)")
 
 
+def plain_caption(text: str) -> str:
+    """Make it lower case, without the full stop at its end."""
+    return text.strip().removesuffix(".").rstrip().lower()
+
+
 @dataclass(frozen=True)
 class DataConfig(LoadingConfig):
     """Which images and captions, and how they reach the model."""
@@ -108,7 +113,7 @@ class DataConfig(LoadingConfig):
 
     def styled(self, caption: str) -> str:
         """A caption as it is learnt."""
-        return caption.strip().removesuffix(".").rstrip().lower() if self.plain else caption
+        return plain_caption(caption) if self.plain else caption
 
     @property
     def augments(self) -> bool:

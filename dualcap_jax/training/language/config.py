@@ -118,6 +118,9 @@ class Arguments:
     init_from: str = ""
     """GPT-2 to train further, which gives shape and tokenizer: a name on the Hugging Face hub or a directory of Hugging
     Face's. Empty: random weights."""
+    plain: Annotated[bool, tyro.conf.arg(name="data.plain")] = False
+    """Learn the text in lower case and without the full stop at a document's end, as a captioner with data.plain learns
+    captions."""
     on_error: Annotated[Literal["raise", "skip"], tyro.conf.arg(name="data.on-error")] = "raise"
     """A caption that is empty or no text, or a broken image's: stop and name it, or skip it, count and report."""
     training: Annotated[LanguageTrainingConfig, tyro.conf.arg(name="")] = field(default_factory=LanguageTrainingConfig)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from dualcap_jax import cli
+from dualcap_jax.data.config import plain_caption
 from dualcap_jax.data.documents import Group, hold_out, read_texts
 from dualcap_jax.data.pieces import evaluation_batches, make_pieces, training_batches, unigram_perplexity
 from dualcap_jax.data.records import Faults
@@ -42,6 +43,8 @@ def run(arguments: Arguments) -> int:
         shape = {name: getattr(published, name) for name in names}
         config = replace(config, **shape)
     groups = read_all(arguments.text, Faults(arguments.on_error))
+    if arguments.plain:
+        groups = [tuple(map(plain_caption, group)) for group in groups]
     parts = [list(chain.from_iterable(part)) for part in hold_out(groups, config.held_out, config.seed)]
     tokenizer = make_tokenizer(arguments, published, parts[0])
     language = config.network(tokenizer.vocab_size)
@@ -61,8 +64,9 @@ def run(arguments: Arguments) -> int:
 
     def save(params: Params, best: Best) -> None:
         gpt2.save(language, jax.device_get(params), tokenizer, out)
+        source = {name: getattr(arguments, name) for name in ("text", "plain", "init_from")}
         found = {"steps": training.steps, "best_step": best.step, "perplexity": best.perplexity}
-        note = {"text": arguments.text, "init_from": arguments.init_from} | asdict(config) | found
+        note = source | asdict(config) | found
         write_text(out / NOTE, json.dumps(note, indent=2) + "\n")
 
     measure = partial(perplexity, make_eval_step(language, config.dtype))
