@@ -1,10 +1,10 @@
 """Caption many drawn images with the command, killed twice on the way: is each there once, how fast, in what memory?
 
-    python scripts/benchmark_bulk.py runs/NAME [--images 10000] [--num-beams 5] [--batch-size 64]
+    python scripts/benchmark_bulk.py runs/NAME [--images 10000] [--num-beams 5] [--batch-size 64] [--rounds 5]
 
 The command is killed after a tenth and after a third of the images, and begun again. Prints whether each image is there
-exactly once; the rate of its last piece over that of the search alone, of images decoded before; and its memory after a
-quarter and at the end of that piece, in MiB.
+exactly once, and the memory of the last piece, in MiB, after a quarter and at the end. Then captions a third of the
+images in turns, from files into a file and, decoded before, by the search alone: prints both rates and their ratio.
 """
 
 from dualcap_jax import cli  # first: it answers Ctrl-C while the rest is imported
@@ -18,10 +18,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
+from statistics import median
 
 from dualcap_jax import Captioner
+from dualcap_jax.bulk.captioning import caption_into, rows_here
 from dualcap_jax.config import load_run
 from dualcap_jax.data.sources.scenes import ScenesSource
 from dualcap_jax.decoding.config import DecodingConfig
@@ -38,12 +38,20 @@ def resident(process: int) -> float:
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
-def search_alone(captioner: Captioner, images: Sequence[np.ndarray], decoding: DecodingConfig) -> float:
-    """Images a second."""
-    list(captioner.caption_prepared(images[: decoding.batch_size], decoding))
-    began = time.perf_counter()
-    list(captioner.caption_prepared(images, decoding))
-    return len(images) / (time.perf_counter() - began)
+def rates(
+    captioner: Captioner, paths: Sequence[Path], out: Path, decoding: DecodingConfig, rounds: int
+) -> list[tuple[float, float]]:
+    """Images a second, in each round: from files into a file, and of the search alone."""
+    images = [captioner.prepare(path) for path in paths]
+    rows, found = rows_here(captioner, decoding, explain=False), []
+    list(captioner.caption_prepared(images[: decoding.batch_size], decoding))  # compiles
+    for _ in range(rounds):
+        began = time.perf_counter()
+        caption_into(out, rows, paths, {}, {}, overwrite=True)
+        written = time.perf_counter()
+        list(captioner.caption_prepared(images, decoding))
+        found.append((len(paths) / (written - began), len(paths) / (time.perf_counter() - written)))
+    return found
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -53,6 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--num-beams", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=64, help="images searched together")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of the comparison")
     args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "images"
@@ -74,23 +83,19 @@ def main(arguments: Sequence[str]) -> int:
         process, seen = subprocess.Popen(command), []
         while process.poll() is None:
             if part.exists():
-                seen.append((time.perf_counter(), lines_of(part), resident(process.pid)))
+                seen.append(resident(process.pid))
             time.sleep(0.5)
         names = [Path(json.loads(line)["image"]).stem for line in out.read_text().splitlines()]
         once = names == [f"{index:08}" for index in range(args.images)]
         print(f"each image once, in order: {'yes' if once else 'NO'}")
 
-        start = seen[0][1]
-        steady = [each for each in seen if each[1] > start + (args.images - start) // 10]
-        (began, first, _), (ended, last, memory) = steady[0], steady[-2]
-        rate, quarter = (last - first) / (ended - began), steady[len(steady) // 4][2]
-        captioner = Captioner.load(args.run)
-        images = [
-            captioner.prepare(source[index].read_image()) for index in range(min(args.images, 20 * args.batch_size))
-        ]
-        alone = search_alone(captioner, images, DecodingConfig(num_beams=args.num_beams, batch_size=args.batch_size))
-        print(f"{rate:.1f} images a second; the search alone {alone:.1f}; ratio {rate / alone:.2f}")
-        print(f"memory: {quarter:.0f} MiB after a quarter, {memory:.0f} at the end")
+        print(f"memory: {seen[len(seen) // 4]:.0f} MiB after a quarter, {seen[-2]:.0f} at the end", flush=True)
+        decoding = DecodingConfig(num_beams=args.num_beams, batch_size=args.batch_size)
+        paths = sorted(folder.iterdir())[: args.images // 3]
+        bulk, alone = zip(*rates(Captioner.load(args.run), paths, out, decoding, args.rounds), strict=True)
+        ratios = [into_file / search for into_file, search in zip(bulk, alone, strict=True)]
+        print(f"{median(bulk):.0f} images a second, the search alone {median(alone):.0f}: ", end="")
+        print(f"ratio {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
     return 0 if once else 1
 
 
