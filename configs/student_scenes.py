@@ -15,7 +15,7 @@ from dualcap_jax.models.language_models import GPT2Config
 
 
 def get_config() -> ExperimentConfig:
-    """Fewer pixels, fewer channels and layers in all three parts, and no search."""
+    """Fewer channels and layers in all three parts, and a narrower search."""
     base = ExperimentConfig()
     encoder = EfficientNetConfig(
         variant="b0",
@@ -29,8 +29,6 @@ def get_config() -> ExperimentConfig:
     language = GPT2Config(
         vocab_size=512, max_positions=64, width=48, layers=1, heads=4, dropout=0.0, init_deviation=0.1
     )
-    merger = replace(base.model.merger, hidden=(64, 64), grid=6)  # 48 pixels at stride 8
-    # the teacher's pictures, seen smaller
-    data = replace(base.data, image_size=48, scenes=replace(base.data.scenes, picture_size=base.data.image_size))
+    merger = replace(base.model.merger, hidden=(64, 64))
     model = replace(base.model, encoder=encoder, language=language, merger=merger)
-    return replace(base, model=model, data=data, decoding=replace(base.decoding, num_beams=1))
+    return replace(base, model=model, decoding=replace(base.decoding, num_beams=2))
