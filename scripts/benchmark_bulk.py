@@ -83,13 +83,15 @@ def main(arguments: Sequence[str]) -> int:
         process, seen = subprocess.Popen(command), []
         while process.poll() is None:
             if part.exists():
-                seen.append(resident(process.pid))
+                seen.append((lines_of(part), resident(process.pid)))
             time.sleep(0.5)
         names = [Path(json.loads(line)["image"]).stem for line in out.read_text().splitlines()]
         once = names == [f"{index:08}" for index in range(args.images)]
         print(f"each image once, in order: {'yes' if once else 'NO'}")
 
-        print(f"memory: {seen[len(seen) // 4]:.0f} MiB after a quarter, {seen[-2]:.0f} at the end", flush=True)
+        start = seen[0][0]
+        steady = [memory for lines, memory in seen if lines > start + (args.images - start) // 10]
+        print(f"memory: {steady[len(steady) // 4]:.0f} MiB after a quarter, {steady[-2]:.0f} at the end", flush=True)
         decoding = DecodingConfig(num_beams=args.num_beams, batch_size=args.batch_size)
         paths = sorted(folder.iterdir())[: args.images // 3]
         bulk, alone = zip(*rates(Captioner.load(args.run), paths, out, decoding, args.rounds), strict=True)

@@ -39,10 +39,10 @@ def trained(tmp_path_factory) -> dict[str, dict]:
     ],
 )
 def test_losses_and_statistics_are_those_of_one_device(trained, layout, alone):
-    for name in ("losses", "statistics"):
+    for name, tolerance in {"losses": 2e-4, "statistics": 5e-5}.items():
         found, expected = (np.array(trained[each][name]) for each in (layout, alone))
         scale = np.abs(expected).max()
-        np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4 * scale, err_msg=name)
+        np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * scale, err_msg=name)
     assert trained[alone]["losses"][-1] < trained[alone]["losses"][0] - 0.02  # it learnt
 
 
