@@ -3,7 +3,7 @@
     python scripts/student.py runs/scenes --config configs/student_scenes.py --seeds 3 --workdir runs/students
 
 A student learns from the captions of the teacher's set; from captions that the teacher wrote for the same images as if
-they had none; from the set's captions and the teacher's next-token distributions on them; or from both.
+they had none; or from the set's captions and the teacher's next-token distributions on them.
 
 Images, captions, runs and the table (`students.md`, `students.json`) lie under --workdir. Started again, the script
 goes on where it was. Speeds are measured at the end, in turns: let nothing else run then.
@@ -166,7 +166,6 @@ def main(arguments: Sequence[str]) -> int:
         "true captions": its_set,
         "teacher's captions": its_captions,
         "true captions, distributions": [*its_set, *learning],
-        "teacher's captions, distributions": [*its_captions, *learning],
     }
     workdirs = {"teacher": [args.teacher]}
     for seed in range(args.seeds):  # seed by seed, so that a first answer is there early

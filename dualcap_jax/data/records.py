@@ -83,7 +83,7 @@ class Source(Protocol):
 
     @property
     def caption_counts(self) -> Int[np.ndarray, " records"]:
-        """Captions of each record."""
+        """Captions of each record; the same array each time, as every example of the pipeline asks for it."""
 
     @property
     def filenames(self) -> Sequence[str]:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class PreparedSource:
         texts, size = tuple(row["texts"]), tuple(row["sizes"])
         return Record(row["image_ids"], row["filenames"], texts, partial(self._image, index), size)
 
-    @property
+    @cached_property
     def caption_counts(self) -> Int[np.ndarray, " records"]:
         """Captions of each record."""
         return np.array(self._index["captions"])

@@ -6,6 +6,7 @@ import posixpath
 import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -57,7 +58,7 @@ class EntriesSource:
         entry = self._entries[index]
         return Record(entry.image_id, entry.filename, tuple(entry.captions), entry.path.read_bytes)
 
-    @property
+    @cached_property
     def caption_counts(self) -> Int[np.ndarray, " records"]:
         """Captions of each record."""
         return np.array([len(entry.captions) for entry in self._entries])

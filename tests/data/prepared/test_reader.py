@@ -126,6 +126,7 @@ def test_captions_are_had_without_reading_images(coco, tmp_path, monkeypatch):
     assert list(iterate_captions(source)) == [caption for each in captions for caption in each]
     assert _training_captions(config, needed=True) == captions
     assert source.caption_counts.tolist() == list(map(len, captions))
+    assert source.caption_counts is source.caption_counts  # made anew for each example, it took longer than the image
     assert not read
     source[3].read_image()
     assert len(read) == 1

@@ -26,6 +26,7 @@ def test_a_coco_layout_gives_all_images_with_all_captions(tmp_path):
     assert [train[i].image_id for i in range(len(train))] == [7, 3, 9]
     assert train[0].captions == ("A dog.", "One dog.", "Dog!")
     assert train.caption_counts.tolist() == [3, 1, 1]
+    assert train.caption_counts is train.caption_counts  # made anew for each example, it took longer than the image
     assert train[1].read_image() == jpeg_of()
     assert list(iterate_captions(train)) == ["A dog.", "One dog.", "Dog!", "A cat.", "A hen."]
     assert train.faults.summary() == "nothing skipped"
