@@ -33,6 +33,7 @@ from dualcap_jax.data.sources import open_source
 from dualcap_jax.evaluation.reports.files import read_report
 from dualcap_jax.files import write_text
 from dualcap_jax.models.variables import parameter_counts
+from dualcap_jax.training.config import Which
 
 BATCH = 64
 """Images that are captioned together where speed is measured."""
@@ -99,12 +100,13 @@ class Result:
     """Images a second."""
 
 
-def score(workdir: Path, split: str) -> dict[str, Any]:
+def score(workdir: Path, split: str, checkpoint: Which) -> dict[str, Any]:
     """The scores of a run on a split, evaluated unless it was before."""
     decoding = load_run(workdir).decoding
-    path = workdir / "evaluation" / f"{split}-{decoding.name(decoding)}.json"
+    latest = "-latest" if checkpoint == "latest" else ""
+    path = workdir / "evaluation" / f"{split}-{decoding.name(decoding)}{latest}.json"
     if not path.exists():
-        command("evaluate", workdir, "--split", split)
+        command("evaluate", workdir, "--split", split, "--checkpoint", checkpoint)
     return read_report(path).measures
 
 
@@ -176,7 +178,11 @@ def main(arguments: Sequence[str]) -> int:
                 settings = [*asked, *options(args.train), "--training.seed", seed]
                 command("train", "--workdir", workdir, "--config", args.config, *settings)
     results = {}
-    scores = {name: [score(each, args.split) for each in runs] for name, runs in workdirs.items()}
+    # A student of its teacher's captions grows surer than the set's are: their loss would choose an early checkpoint.
+    scores = {
+        name: [score(each, args.split, "best" if name == "teacher" else "latest") for each in runs]
+        for name, runs in workdirs.items()
+    }
     speed = speeds({name: runs[0] for name, runs in workdirs.items()}, data, args.split, args.images)
     for name, runs in workdirs.items():
         bleu_4, cider_d = ([float(each[key]) for each in scores[name]] for key in ("bleu_4", "coco_cider_d"))

@@ -27,7 +27,7 @@ from dualcap_jax.models.language_models import GPT2Config
 from dualcap_jax.models.mergers import Attention, MergerState, merge_step
 from dualcap_jax.models.variables import bind
 
-SEARCHED = ("num_beams", "max_length", "length_penalty", "early_stopping", "no_repeat_ngram_size")
+SEARCHED = ("num_beams", "max_length", "length_penalty", "early_stopping", "no_repeat_ngram_size", "min_length")
 """Settings that the search of `standalone` knows, and the page's."""
 ELSEWHERE = ("prompt", "batch_size", "seed", "num_return_sequences")
 """Settings that have a place of their own, or none where one image is searched at a time."""

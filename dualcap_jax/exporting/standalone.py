@@ -154,6 +154,7 @@ class Graphs:
     def _search(self, image: list[np.ndarray]) -> Found:
         settings, start = self._manifest["search"], self._manifest["start"]
         beams, longest = settings["num_beams"], settings["max_length"]
+        shortest = settings.get("min_length", 0)  # folders of before it was there
         penalty, early = settings["length_penalty"], settings["early_stopping"] if beams > 1 else True
         layers, length, width = self._manifest["cache"]
         cache = np.zeros((2, layers, beams, length, width), np.float32)
@@ -168,6 +169,8 @@ class Graphs:
             allowed = log_probs.copy()
             for row, so_far in enumerate(live):
                 allowed[row, _repeating(so_far, settings["no_repeat_ngram_size"])] = -np.inf
+            if len(live[0]) < shortest:
+                allowed[:, self._manifest["end_id"]] = -np.inf
             if beams == 1:
                 allowed = _log_softmax(allowed)
             summed = (totals[:, None] + allowed).ravel()

@@ -46,7 +46,8 @@ def test_its_captions_and_scores_are_the_captioners(exported, finished, rng):
         {"num_beams": 4, "early_stopping": False, "length_penalty": 0.6, "max_length": 12},
         {"num_beams": 3, "early_stopping": "never", "length_penalty": 2.0, "prompt": "there is"},
         {"num_beams": 5, "length_penalty": -1.0, "no_repeat_ngram_size": 2},
-        {"num_beams": 1, "no_repeat_ngram_size": 1},
+        {"num_beams": 1, "no_repeat_ngram_size": 1, "min_length": 9},
+        {"num_beams": 3, "length_penalty": 0.2, "min_length": 14},
     ],
 )
 def test_every_search_is_transformers(finished, tmp_path, rng, settings):
@@ -87,7 +88,7 @@ def test_the_folder_needs_neither_jax_nor_this_package(exported, finished, tmp_p
 
 def test_what_it_can_not_do_is_told_in_a_line(finished, exported, tmp_path):
     for option, told in [
-        (["--decoding.min-length", 9], "decoding.min_length=9: ONNX's search has 0 alone"),
+        (["--decoding.top-k", 9], "decoding.top_k=9: ONNX's search has 0 alone"),
         (["--decoding.do-sample", "True"], "decoding.do_sample=True: ONNX's search has False alone"),
     ]:
         done = run("export", finished[0], tmp_path / "out", "--format", "onnx", *option, code=2)

@@ -20,6 +20,8 @@ from ..serving.test_page import STUBS, browser, choose, expect, playwright, pyte
 
 pytest.importorskip("jax2onnx", reason="ONNX needs jax2onnx")
 
+SEARCH = {"min_length": 12, "no_repeat_ngram_size": 2}
+
 
 @pytest.fixture(scope="module")
 def runtime(tmp_path_factory) -> Path:
@@ -37,7 +39,8 @@ def runtime(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def exported(finished, runtime, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "folder"
-    printed = run("export", finished[0], folder, "--format", "web", "--runtime", runtime).stdout
+    search = [text for name, value in SEARCH.items() for text in (f"--decoding.{name.replace('_', '-')}", value)]
+    printed = run("export", finished[0], folder, "--format", "web", "--runtime", runtime, *search).stdout
     assert f"python -m http.server --directory {folder}" in printed
     return folder
 
@@ -99,12 +102,12 @@ def test_it_captions_as_python_does_and_without_a_network(page, address, finishe
         images.append(buffer.getvalue())
     for image in images:
         choose(page, image)
-        assert captioned(page) == shown(captioner(image).text)
+        assert captioned(page) == shown(captioner(image, **SEARCH).text)
     page.evaluate("navigator.serviceWorker.ready.then(() => undefined)")
     address[1]()  # the server ends
     page.reload()
     page.locator("#examples button").first.click()
-    assert captioned(page) == shown(captioner(images[0]).text)
+    assert captioned(page) == shown(captioner(images[0], **SEARCH).text)
 
 
 def test_the_camera_is_described(page):

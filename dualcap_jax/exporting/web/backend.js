@@ -105,7 +105,7 @@ function blend(source, at, step, target, to, stride, each) {
 // The search, as transformers' `generate` has it, for one picture.
 
 async function search(model, image, { beams, longest }) {
-  const { network, start, end_id: end, search: { length_penalty: penalty, early_stopping, no_repeat_ngram_size } } = model;
+  const { network, start, end_id: end, search: { length_penalty: penalty, early_stopping, ...bans } } = model;
   const [layers, length, width] = model.cache, early = beams > 1 ? early_stopping : true;
   const repeated = image.map(({ data, dims: [, ...shape] }) => {
     const all = new Float32Array(data.length * beams);
@@ -134,9 +134,9 @@ async function search(model, image, { beams, longest }) {
   let live = Array(beams).fill(start), totals = [0, ...Array(beams - 1).fill(-1e9)], finished = [];
   for (;;) {
     for (const [row, tokens] of live.entries()) {
-      for (const token of repeating(tokens, no_repeat_ngram_size)) {
-        logProbs[row * (logProbs.length / beams) + token] = -Infinity;
-      }
+      const banned = repeating(tokens, bans.no_repeat_ngram_size);
+      if (tokens.length < bans.min_length) banned.push(end);
+      for (const token of banned) logProbs[row * (logProbs.length / beams) + token] = -Infinity;
     }
     if (beams === 1) logProbs = logSoftmax(logProbs, 1);
     const vocabulary = logProbs.length / beams, best = largest(logProbs, totals, vocabulary, 2 * beams);
