@@ -40,6 +40,9 @@ BATCH = 64
 
 ROUNDS = 5
 
+SCORES = ("coco_bleu_4", "coco_cider_d")
+"""Of each run's report."""
+
 
 def command(name: str, *arguments: object) -> None:
     """Run one of the package's commands, to its end.
@@ -107,7 +110,10 @@ def score(workdir: Path, split: str, checkpoint: Which) -> dict[str, Any]:
     path = workdir / "evaluation" / f"{split}-{decoding.name(decoding)}{latest}.json"
     if not path.exists():
         command("evaluate", workdir, "--split", split, "--checkpoint", checkpoint)
-    return read_report(path).measures
+    found = read_report(path).measures
+    if missing := [name for name in SCORES if name not in found]:
+        raise SystemExit(f"error: {path} has no {missing[0]}: evaluate {workdir} again with --metrics coco among them")
+    return found
 
 
 def speeds(workdirs: dict[str, Path], data: DataConfig, split: str, count: int) -> dict[str, float]:
@@ -185,7 +191,7 @@ def main(arguments: Sequence[str]) -> int:
     }
     speed = speeds({name: runs[0] for name, runs in workdirs.items()}, data, args.split, args.images)
     for name, runs in workdirs.items():
-        bleu_4, cider_d = ([float(each[key]) for each in scores[name]] for key in ("bleu_4", "coco_cider_d"))
+        bleu_4, cider_d = ([float(each[key]) for each in scores[name]] for key in SCORES)
         parameters = sum(parameter_counts(load_run(runs[0]).model).values())
         results[name] = Result(bleu_4, cider_d, parameters, speed[name])
     text = table(results)
