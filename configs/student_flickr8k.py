@@ -25,11 +25,19 @@ def get_config() -> ExperimentConfig:
         max_positions=40, width=192, layers=2, heads=4, dropout=0.1, init_deviation=0.04, embedding_scale=11.0
     )
     merger = replace(base.model.merger, hidden=(512, 512), grid=5, dropout=0.1)  # 152 pixels at stride 32
-    training = replace(base.training, steps=750, learning_rate=2e-3, warmup_steps=60, average=0.99)
+    training = replace(
+        base.training,
+        steps=750,
+        learning_rate=2e-3,
+        warmup_steps=60,
+        average=0.99,
+        validate_every=250,
+        checkpoint_every=250,
+    )
     return replace(
         base,
         model=replace(base.model, encoder=encoder, language=language, merger=merger),
         data=replace(base.data, image_size=152, views=4),
-        training=replace(training, validate_every=250, checkpoint_every=250),
+        training=training,
         decoding=replace(base.decoding, num_beams=1),
     )

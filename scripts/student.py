@@ -30,6 +30,7 @@ from dualcap_jax.captioner import Captioner
 from dualcap_jax.config import load_run
 from dualcap_jax.data.config import DataConfig
 from dualcap_jax.data.sources import open_source
+from dualcap_jax.errors import UserError
 from dualcap_jax.evaluation.reports.files import read_report
 from dualcap_jax.files import write_text
 from dualcap_jax.models.variables import parameter_counts
@@ -104,7 +105,11 @@ class Result:
 
 
 def score(workdir: Path, split: str, checkpoint: Which) -> dict[str, Any]:
-    """The scores of a run on a split, evaluated unless it was before."""
+    """The scores of a run on a split, evaluated unless it was before.
+
+    Raises:
+        UserError: it was, without the scores that are needed.
+    """
     decoding = load_run(workdir).decoding
     latest = "-latest" if checkpoint == "latest" else ""
     path = workdir / "evaluation" / f"{split}-{decoding.name(decoding)}{latest}.json"
@@ -112,7 +117,7 @@ def score(workdir: Path, split: str, checkpoint: Which) -> dict[str, Any]:
         command("evaluate", workdir, "--split", split, "--checkpoint", checkpoint)
     found = read_report(path).measures
     if missing := [name for name in SCORES if name not in found]:
-        raise SystemExit(f"error: {path} has no {missing[0]}: evaluate {workdir} again with --metrics coco among them")
+        raise UserError(f"{path} has no {missing[0]}: evaluate {workdir} again with --metrics coco among them")
     return found
 
 
@@ -163,6 +168,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"--seeds {args.seeds}: must be at least 1")
     data, directory = load_run(args.teacher).data, args.workdir / "images"
     splits = dict.fromkeys(("validation", args.split))
+    scores = {"teacher": [score(args.teacher, args.split, "best")]}  # first: without them all the rest is in vain
     write_set(args.teacher, data, list(splits), directory, options(args.caption))
 
     # features, the teacher's too, are computed once for all seeds
@@ -185,10 +191,7 @@ def main(arguments: Sequence[str]) -> int:
                 command("train", "--workdir", workdir, "--config", args.config, *settings)
     results = {}
     # A student of its teacher's captions grows surer than the set's are: their loss would choose an early checkpoint.
-    scores = {
-        name: [score(each, args.split, "best" if name == "teacher" else "latest") for each in runs]
-        for name, runs in workdirs.items()
-    }
+    scores |= {name: [score(each, args.split, "latest") for each in workdirs[name]] for name in ways}
     speed = speeds({name: runs[0] for name, runs in workdirs.items()}, data, args.split, args.images)
     for name, runs in workdirs.items():
         bleu_4, cider_d = ([float(each[key]) for each in scores[name]] for key in SCORES)
