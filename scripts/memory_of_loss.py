@@ -1,0 +1,93 @@
+"""XLA's temporaries of a training step and of its output layer, with all logits at once and with them in chunks.
+
+    python scripts/memory_of_loss.py [--device h100] [--batch-size 64] [--captions 5] [--dtype bfloat16] [--remat both]
+
+The step is that of configs/coco_b4_gpt2.py, compiled and not run; neither data, nor weights, nor a card need be there.
+"""
+
+from dualcap_jax import cli  # first: it answers Ctrl-C while the rest is imported
+
+# isort: split
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dualcap_jax.config import ExperimentConfig, load_experiment
+from dualcap_jax.fitting.compiling import absent_devices
+from dualcap_jax.fitting.config import with_remat
+from dualcap_jax.fitting.devices import DEVICES
+from dualcap_jax.fitting.steps import training_step
+from dualcap_jax.ops.cross_entropy import fused_cross_entropy
+from dualcap_jax.training.objectives import cross_entropy
+from dualcap_jax.training.sharding import make_mesh
+
+Loss = Callable[..., tuple[jax.Array, jax.Array]]
+
+
+def all_at_once(
+    hidden: jax.Array, embedding: jax.Array, labels: jax.Array, weights: jax.Array, smoothing: float = 0.0
+) -> tuple[jax.Array, jax.Array]:
+    """`fused_cross_entropy` as it would be written without chunks, by optax."""
+    if smoothing:
+        raise NotImplementedError("no label is smoothed in the original's experiment")
+    logits = jnp.einsum("...w,vw->...v", hidden, embedding.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    nll = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return jnp.sum(weights * nll), nll
+
+
+def step_temporaries(loss: Loss, config: ExperimentConfig, mesh: Mesh, batch_size: int) -> int:
+    """Bytes, of the whole step."""
+    with patch.object(cross_entropy, "fused_cross_entropy", loss):
+        step = training_step(config, mesh, batch_size)
+        return _temporaries(step.function.trace(step.kept, *step.given))
+
+
+def layer_temporaries(loss: Loss, config: ExperimentConfig, mesh: Mesh, places: int) -> int:
+    """Bytes, of the loss of so many places with its gradients by hidden states and embedding."""
+    language, there = config.model.language, NamedSharding(mesh, PartitionSpec())
+
+    def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=there)
+
+    hidden = array(config.model.dtype, places, language.width)
+    embedding = array(jnp.float32, language.vocab_size, language.width)
+    gradients = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
+    return _temporaries(gradients.trace(hidden, embedding, array(jnp.int32, places), array(jnp.float32, places)))
+
+
+def _temporaries(traced: jax.stages.Traced) -> int:
+    return int(traced.lower().compile().memory_analysis().temp_size_in_bytes)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Compile and print; returns the exit code."""
+    parser = cli.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=["cpu", *DEVICES], help="the card to compile for")
+    parser.add_argument("--batch-size", type=int, default=8, help="images")
+    parser.add_argument("--captions", type=int, default=5, help="captions of each image")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--remat", default="none", choices=["none", "encoder", "language", "both", "products"])
+    args = parser.parse_args(arguments)
+    config = load_experiment(Path(__file__).parents[1] / "configs" / "coco_b4_gpt2.py")
+    model = replace(with_remat(config.model, args.remat), dtype=args.dtype)
+    config = replace(config, model=model, data=replace(config.data, captions_per_image=args.captions))
+    mesh = make_mesh(config.sharding, 1, 1, absent_devices(args.device, 1))
+    places = args.batch_size * args.captions * (config.data.max_length - 1)
+    print(f"{args.device}, {args.dtype}, {args.batch_size} images, {args.captions} captions each, {places:,} places")
+    for name, loss in {"all logits at once": all_at_once, "in chunks": fused_cross_entropy}.items():
+        layer = layer_temporaries(loss, config, mesh, places) / 2**20
+        step = step_temporaries(loss, config, mesh, args.batch_size) / 2**30
+        print(f"{name:18}  output layer {layer:7,.0f} MiB   step {step:6.2f} GiB", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
