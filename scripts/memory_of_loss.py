@@ -73,9 +73,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--device", default="cpu", choices=["cpu", *DEVICES], help="the card to compile for")
     parser.add_argument("--batch-size", type=int, default=8, help="images")
     parser.add_argument("--captions", type=int, default=5, help="captions of each image")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--remat", default="none", choices=["none", "encoder", "language", "both", "products"])
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="computed in")
+    remats = ["none", "encoder", "language", "both", "products"]
+    parser.add_argument("--remat", default="none", choices=remats, help="what the backward pass computes again")
     args = parser.parse_args(arguments)
+    for name in ("batch_size", "captions"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least 1")
     config = load_experiment(Path(__file__).parents[1] / "configs" / "coco_b4_gpt2.py")
     model = replace(with_remat(config.model, args.remat), dtype=args.dtype)
     config = replace(config, model=model, data=replace(config.data, captions_per_image=args.captions))
