@@ -11,6 +11,7 @@ from dualcap_jax import cli  # first: it answers Ctrl-C while the rest is import
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -50,17 +51,17 @@ def step_temporaries(loss: Loss, config: ExperimentConfig, mesh: Mesh, batch_siz
         return _temporaries(step.function.trace(step.kept, *step.given))
 
 
-def layer_temporaries(loss: Loss, config: ExperimentConfig, mesh: Mesh, places: int) -> int:
-    """Bytes, of the loss of so many places with its gradients by hidden states and embedding."""
+def layer_temporaries(loss: Loss, config: ExperimentConfig, mesh: Mesh, shape: tuple[int, ...]) -> int:
+    """Bytes, of the loss of places of that shape with its gradients by hidden states and embedding."""
     language, there = config.model.language, NamedSharding(mesh, PartitionSpec())
 
     def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=there)
 
-    hidden = array(config.model.dtype, places, language.width)
+    hidden = array(config.model.dtype, *shape, language.width)
     embedding = array(jnp.float32, language.vocab_size, language.width)
     gradients = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
-    return _temporaries(gradients.trace(hidden, embedding, array(jnp.int32, places), array(jnp.float32, places)))
+    return _temporaries(gradients.trace(hidden, embedding, array(jnp.int32, *shape), array(jnp.float32, *shape)))
 
 
 def _temporaries(traced: jax.stages.Traced) -> int:
@@ -84,10 +85,10 @@ def main(arguments: Sequence[str]) -> int:
     model = replace(with_remat(config.model, args.remat), dtype=args.dtype)
     config = replace(config, model=model, data=replace(config.data, captions_per_image=args.captions))
     mesh = make_mesh(config.sharding, 1, 1, absent_devices(args.device, 1))
-    places = args.batch_size * args.captions * (config.data.max_length - 1)
-    print(f"{args.device}, {args.dtype}, {args.batch_size} images, {args.captions} captions each, {places:,} places")
+    shape = args.batch_size, args.captions, config.data.max_length - 1
+    print(f"{args.device}, {args.dtype}, {args.batch_size} images, {args.captions} captions, {prod(shape):,} places")
     for name, loss in {"all logits at once": all_at_once, "in chunks": fused_cross_entropy}.items():
-        layer = layer_temporaries(loss, config, mesh, places) / 2**20
+        layer = layer_temporaries(loss, config, mesh, shape) / 2**20
         step = step_temporaries(loss, config, mesh, args.batch_size) / 2**30
         print(f"{name:18}  output layer {layer:7,.0f} MiB   step {step:6.2f} GiB", flush=True)
     return 0
