@@ -141,10 +141,13 @@ for name in DEVICES:
     assert used.collectives["all-reduce"] == (1, 64 * 64 * 4), used
     print(name, used.peak)
 """
-    env = {**environment(), "PYTHONPATH": paths}
+    cache = tmp_path / "cache"
+    env = {**environment(), "PYTHONPATH": paths, "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env, timeout=600)
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == [*DEVICES]
+    assert not list(cache.glob("*-cache"))  # JAX would warn that it can't read it
 
 
 def test_without_the_plugin_one_line_says_what_to_install():

@@ -57,7 +57,7 @@ class Usage:
 def absent_devices(name: str, count: int) -> list[Any]:
     """Devices to compile for, of a card that isn't there, or of this machine's CPU.
 
-    Called before anything ran on a device.
+    Called before anything ran on a device. What is compiled for an absent card is not kept for the next start.
 
     Args:
         name: of `DEVICES`, or "cpu".
@@ -71,6 +71,7 @@ def absent_devices(name: str, count: int) -> list[Any]:
     jax.config.update("jax_platforms", "cpu")
     if name == "cpu":
         return jax.devices()[:count]
+    jax.config.update("jax_enable_compilation_cache", False)  # what is kept for it can't be read without the card
     with _silent():
         try:
             found = get_topology_desc(
