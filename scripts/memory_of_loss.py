@@ -13,19 +13,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import get_args
 from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from dualcap_jax.config import ExperimentConfig, load_experiment
-from dualcap_jax.fitting.compiling import absent_devices
-from dualcap_jax.fitting.config import with_remat
+from dualcap_jax.fitting.compiling import absent_devices, compile_step
+from dualcap_jax.fitting.config import Dtype, Remat, with_remat
 from dualcap_jax.fitting.devices import DEVICES
-from dualcap_jax.fitting.steps import training_step
+from dualcap_jax.fitting.steps import Step, training_step
 from dualcap_jax.ops.cross_entropy import fused_cross_entropy
 from dualcap_jax.training.objectives import cross_entropy
 from dualcap_jax.training.sharding import make_mesh
@@ -34,11 +35,9 @@ Loss = Callable[..., tuple[jax.Array, jax.Array]]
 
 
 def all_at_once(
-    hidden: jax.Array, embedding: jax.Array, labels: jax.Array, weights: jax.Array, smoothing: float = 0.0
+    hidden: jax.Array, embedding: jax.Array, labels: jax.Array, weights: jax.Array, *_: float
 ) -> tuple[jax.Array, jax.Array]:
-    """`fused_cross_entropy` as it would be written without chunks, by optax."""
-    if smoothing:
-        raise NotImplementedError("no label is smoothed in the original's experiment")
+    """`fused_cross_entropy` as it would be written without chunks, by optax, for labels that are not smoothed."""
     logits = jnp.einsum("...w,vw->...v", hidden, embedding.astype(hidden.dtype), preferred_element_type=jnp.float32)
     nll = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return jnp.sum(weights * nll), nll
@@ -47,25 +46,21 @@ def all_at_once(
 def step_temporaries(loss: Loss, config: ExperimentConfig, mesh: Mesh, batch_size: int) -> int:
     """Bytes, of the whole step."""
     with patch.object(cross_entropy, "fused_cross_entropy", loss):
-        step = training_step(config, mesh, batch_size)
-        return _temporaries(step.function.trace(step.kept, *step.given))
+        return compile_step(training_step(config, mesh, batch_size)).temporaries
 
 
 def layer_temporaries(loss: Loss, config: ExperimentConfig, mesh: Mesh, shape: tuple[int, ...]) -> int:
     """Bytes, of the loss of places of that shape with its gradients by hidden states and embedding."""
     language, there = config.model.language, NamedSharding(mesh, PartitionSpec())
 
-    def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+    def array(dtype: DTypeLike, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=there)
 
     hidden = array(config.model.dtype, *shape, language.width)
     embedding = array(jnp.float32, language.vocab_size, language.width)
     gradients = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
-    return _temporaries(gradients.trace(hidden, embedding, array(jnp.int32, *shape), array(jnp.float32, *shape)))
-
-
-def _temporaries(traced: jax.stages.Traced) -> int:
-    return int(traced.lower().compile().memory_analysis().temp_size_in_bytes)
+    given = embedding, array(jnp.int32, *shape), array(jnp.float32, *shape)
+    return compile_step(Step("output layer", gradients, hidden, given)).temporaries
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -74,9 +69,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--device", default="cpu", choices=["cpu", *DEVICES], help="the card to compile for")
     parser.add_argument("--batch-size", type=int, default=8, help="images")
     parser.add_argument("--captions", type=int, default=5, help="captions of each image")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="computed in")
-    remats = ["none", "encoder", "language", "both", "products"]
-    parser.add_argument("--remat", default="none", choices=remats, help="what the backward pass computes again")
+    parser.add_argument("--dtype", default="float32", choices=get_args(Dtype), help="computed in")
+    parser.add_argument("--remat", default="none", choices=get_args(Remat), help="what is computed again")
     args = parser.parse_args(arguments)
     for name in ("batch_size", "captions"):
         if getattr(args, name) < 1:
@@ -87,7 +81,8 @@ def main(arguments: Sequence[str]) -> int:
     mesh = make_mesh(config.sharding, 1, 1, absent_devices(args.device, 1))
     shape = args.batch_size, args.captions, config.data.max_length - 1
     print(f"{args.device}, {args.dtype}, {args.batch_size} images, {args.captions} captions, {prod(shape):,} places")
-    for name, loss in {"all logits at once": all_at_once, "in chunks": fused_cross_entropy}.items():
+    losses: dict[str, Loss] = {"all logits at once": all_at_once, "in chunks": fused_cross_entropy}
+    for name, loss in losses.items():
         layer = layer_temporaries(loss, config, mesh, shape) / 2**20
         step = step_temporaries(loss, config, mesh, args.batch_size) / 2**30
         print(f"{name:18}  output layer {layer:7,.0f} MiB   step {step:6.2f} GiB", flush=True)

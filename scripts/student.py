@@ -146,8 +146,8 @@ def table(results: dict[str, Result]) -> str:
     teacher, *_ = results.values()
     for name, found in results.items():
         cells = [estimate(each, 1) for each in (found.bleu_4, found.cider_d)]
-        of = teacher.cider_d[0]
-        cells.append(estimate([100 * each / of for each in found.cider_d], 1) if of else "")  # one may score 0
+        (whole,) = teacher.cider_d  # may be 0
+        cells.append(estimate([100 * each / whole for each in found.cider_d], 1) if whole else "")
         cells += [f"{found.parameters:,}", f"{found.speed:.0f}", f"{found.speed / teacher.speed:.1f}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
