@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dualcap_jax import starting
 
 if starting.is_command():  # whose imports take seconds
+    starting.use_huge_pages()
     starting.end_at_once()
     starting.put_off_collecting()
 

@@ -1,7 +1,6 @@
 """What the commands share: arguments from dataclasses, and mistakes told in one line."""
 
 import argparse
-import ctypes
 import errno
 import io
 import os
@@ -205,19 +204,6 @@ class OutOfMemory(UserError):
     """The device's memory, or the machine's, does not hold what was asked for."""
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep what it is given back, for the next step.
-
-    XLA on CPU frees its buffers after each step; handing them to the kernel and getting them back as zeroed pages cost
-    a quarter of a small network's training time. Blocks of over 64 MiB come anew all the same, as its threads' arenas
-    hold no larger ones; a single arena for all threads (M_ARENA_MAX) keeps them, but made small networks slower.
-    """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        trim_threshold, mmap_max = -1, -4  # of malloc.h
-        libc.mallopt(trim_threshold, 2**31 - 1)
-        libc.mallopt(mmap_max, 0)
-
-
 def keep_compilations(args: list[str]) -> list[str]:
     """Let JAX keep what it compiles for the next process, where the user has not said otherwise.
 
@@ -260,7 +246,6 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
     A user's mistake is one line and code 2; a signal that asked for an end is code 128 + its number.
     """
     starting.collect_again()
-    keep_freed_memory()
     _open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal cannot print is no reason to end: names of files
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Literal
 
 
 def our_jobs(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
@@ -40,9 +39,8 @@ def our_jobs(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
     from dualcap_jax.training.step import make_train_step
 
     config = load_experiment(Path(__file__).parents[1] / "configs" / "coco_b4_gpt2.py")
-    remat: Literal["none", "blocks"] = "blocks" if args.remat else "none"
-    encoder = EfficientNetConfig(args.encoder, remat=remat)
-    language = replace(config.model.language, remat=remat)
+    encoder = EfficientNetConfig(args.encoder, remat=args.remat)
+    language = replace(config.model.language, remat="none" if args.remat == "none" else "blocks")
     model = replace(config.model, encoder=encoder, language=language, dtype=args.dtype)
     state = init_state(variables.init(model, 0), config.training, model.dtype)
     train_step = make_train_step(model, config.training, cross_entropy(config.training.loss))
@@ -81,13 +79,12 @@ def peer_jobs(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    jobs = Jobs(build(args.encoder, args.image_size, args.remat), args.batch_size, args.image_size)
+    jobs = Jobs(build(args.encoder, args.image_size, args.peer_remat), args.batch_size, args.image_size)
     return {name: getattr(jobs, name) for name in ("encode", "train", "decode")}
 
 
 def serve(connection: Connection, side: str, args: argparse.Namespace) -> None:
     """Do each job that is asked for twice; answer with both times in seconds and the peak memory so far in GiB."""
-    cli.keep_freed_memory()  # as our commands do; the peer gains by it too
     jobs = our_jobs(args) if side == "ours" else peer_jobs(args)
     while (name := connection.recv()) is not None:
         seconds = []
@@ -106,7 +103,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5, help="turns of each side at each job")
     parser.add_argument("--jobs", nargs="+", default=["encode", "train", "decode"])
-    parser.add_argument("--remat", action="store_true", help="rematerialise blocks in training, on both sides")
+    kinds = ["none", "convolutions", "blocks"]
+    parser.add_argument("--remat", default="none", choices=kinds, help="what we recompute of the encoder in training")
+    parser.add_argument("--peer-remat", action="store_true", help="let the peer recompute its blocks")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="our computation's")
     parser.add_argument("--threads", type=int, default=0, help="the peer's; 0: its own choice")
     args = parser.parse_args(arguments)

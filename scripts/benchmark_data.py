@@ -144,7 +144,6 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--memory", type=int, default=0, help="only read so many images and print the memory")
     args = parser.parse_args(arguments)
     logging.set_verbosity(logging.ERROR)
-    cli.keep_freed_memory()  # as our commands do
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory) / "jpeg"
         roots = {"jpeg": folder}

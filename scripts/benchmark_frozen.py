@@ -90,7 +90,6 @@ def build(side: str, args: argparse.Namespace) -> tuple[list[dict[str, np.ndarra
 
 def serve(connection: Connection, side: str, args: argparse.Namespace) -> None:
     """Train for `args.steps` steps whenever asked; answer with the seconds."""
-    cli.keep_freed_memory()
     batches, first, step = build(side, args)
     float(step(batches[0]))
     connection.send(first)

@@ -28,6 +28,9 @@ Metrics = dict[str, Array]
 so that the step counts; `overflow`: whether they are not as float16's loss scale was too high, which mends itself;
 of several processes `asked`: the signal by which one of them was asked to end, or 0."""
 
+REMATERIALISING = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+"""XLA's compiler for CPUs otherwise drops the barriers that keep recomputation late, and then the recomputation."""
+
 
 @dataclass(frozen=True)
 class TrainStep:
@@ -138,7 +141,10 @@ def make_train_step(
             metrics |= {f"{name}_norm_{part}": optax.global_norm(arrays) for part, arrays in tree.items()}
         return keep_placed(mesh, state), whole(mesh, metrics)
 
-    return TrainStep(jax.jit(step, donate_argnums=0), partial(_place, mesh, training.accumulate, objective.given))
+    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    options = REMATERIALISING if platform == "cpu" else None
+    compiled = jax.jit(step, donate_argnums=0, compiler_options=options)
+    return TrainStep(compiled, partial(_place, mesh, training.accumulate, objective.given))
 
 
 def make_eval_step(

@@ -1,5 +1,7 @@
 """The training step: losses, accumulation, freezing, precision, and what a bad step leaves behind."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -200,3 +202,15 @@ def test_schedules_rise_and_fall():
 def test_impossible_settings_name_the_field(settings, message):
     with pytest.raises(ValueError, match=message):
         TrainingConfig(**settings)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="XLA's compiler for CPUs is what it is about")
+def test_recomputation_takes_less_memory_on_a_cpu_too():
+    batch = random_batch(8, 1) | {"image": np.zeros((8, 96, 96, 3), np.uint8)}
+
+    def temporaries(remat):
+        model = tiny_model(batch_norm="train")
+        state, step = begin(replace(model, encoder=replace(model.encoder, remat=remat)), TrainingConfig(batch_size=8))
+        return step.compiled.lower(state, step.place(batch)).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries("blocks") < 0.8 * temporaries("none")
