@@ -28,6 +28,7 @@ SETTINGS: list[tuple[EncoderRemat, LanguageRemat]] = [
     ("convolutions", "none"),
     ("blocks", "none"),
     ("convolutions", "products"),
+    ("convolutions", "blocks"),
     ("blocks", "blocks"),
 ]
 
