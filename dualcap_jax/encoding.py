@@ -20,7 +20,6 @@ from dualcap_jax.data.records import Source
 from dualcap_jax.models.config import ModelConfig
 from dualcap_jax.models.encoders import encoded
 from dualcap_jax.models.variables import Variables, bind
-from dualcap_jax.training.objectives import MAPS
 
 SHAPE = ("variant", "width", "depth", "channels", "cells", "finest", "coarsest", "anchor_scale", "detections")
 """Fields of encoders' configs, where they have them, that features hang on."""
@@ -34,7 +33,7 @@ def features_of(
 ) -> dict[str, Array]:
     """The features of images, by the names that they have in a batch."""
     found = encoded(bind(config, variables).encoder, images, config.merger.reads)
-    return {"vector": found.vector, **{f"{MAPS}{stride}": maps for stride, maps in found.maps.items()}}
+    return {"vector": found.vector, **{f"{features.MAPS}{stride}": maps for stride, maps in found.maps.items()}}
 
 
 def made_with(config: ModelConfig, data: DataConfig, variables: Variables) -> dict[str, Any]:

@@ -79,4 +79,4 @@ def taught(config: ExperimentConfig, teacher: Captioner, directory: Path) -> Enc
     with first_alone() as first:
         if first:
             encode_once(teacher.config.model, data, teacher.model, source, directory, "train")
-    return EncodedSource(source, directory / "train")
+    return EncodedSource(source, directory / "train", teacher.config.model.merger.reads)

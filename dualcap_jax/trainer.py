@@ -203,7 +203,8 @@ def _train(
     directory = workdir / "features" if is_own else Path(config.data.features)
     if encodes_once(config):
         train_source, validation_source = (
-            EncodedSource(source, directory / split) for source, split in zip(sources, SPLITS, strict=False)
+            EncodedSource(source, directory / split, config.model.merger.reads)
+            for source, split in zip(sources, SPLITS, strict=False)
         )
     elif not is_own and not teacher:
         reason = "the encoder is trained, or data.views is 0 and images are cropped or mirrored at random"

@@ -25,6 +25,9 @@ WHOLE, UNFINISHED = "features.json", "unfinished.json"
 KEPT_EVERY = 20
 """Batches after which what was encoded is safe from an interruption."""
 
+MAPS = "maps_"
+"""What the names of feature maps begin with; their stride follows."""
+
 Arrays = dict[str, np.ndarray]
 """`vector` and `maps_STRIDE`; each [images, ...]."""
 
@@ -32,9 +35,10 @@ Arrays = dict[str, np.ndarray]
 class EncodedSource:
     """A source whose images are encoded already. See `Source`; the features may be made after this object."""
 
-    def __init__(self, source: Source, directory: Path):
-        """`directory`: of the source's features."""
+    def __init__(self, source: Source, directory: Path, strides: Sequence[int] = ()):
+        """`directory`: of the source's features; `strides`: of those feature maps that are read beside the vector."""
         self._source, self._directory = source, directory
+        self._names = ["vector", *(f"{MAPS}{stride}" for stride in strides)]
         self.faults, self.transform = source.faults, source.transform
 
     def __len__(self) -> int:
@@ -56,7 +60,8 @@ class EncodedSource:
         return self._source.filenames
 
     def features(self, index: int, turn: int = 0) -> dict[str, Float16[np.ndarray, "..."]]:
-        """`vector` and `maps_STRIDE` of the image at a position; of several views of it the one whose turn it is.
+        """`vector` and each `maps_STRIDE` that is read, of the image at a position; of several views the one whose turn
+        it is.
 
         Raises:
             ImageError: it could not be read when the images were encoded.
@@ -69,7 +74,7 @@ class EncodedSource:
 
     @cached_property
     def _arrays(self) -> Arrays:
-        return {path.stem: np.load(path, mmap_mode="r") for path in sorted(self._directory.glob("*.npy"))}
+        return {name: np.load(self._directory / f"{name}.npy", mmap_mode="r") for name in self._names}
 
     @cached_property
     def _unreadable(self) -> dict[str, str]:
@@ -86,7 +91,7 @@ def index_of(source: Source) -> list[tuple[int, str, tuple[str, ...]]]:
 
 
 def is_whole(directory: Path, made_with: Mapping[str, Any], source: Source) -> bool:
-    """Whether a directory holds the features of a source.
+    """Whether a directory holds the features of a source, those of further strides perhaps with them.
 
     Args:
         directory: of one split.
@@ -99,7 +104,7 @@ def is_whole(directory: Path, made_with: Mapping[str, Any], source: Source) -> b
     for name in (WHOLE, UNFINISHED):
         if (directory / name).is_file():
             there = _read(directory / name)
-            _refuse_others(directory, there, made_with, source)
+            _refuse_others(directory, there, made_with, source, name == WHOLE)
             return name == WHOLE
     return False
 
@@ -113,10 +118,14 @@ def _read(path: Path) -> dict[str, Any]:
     return there
 
 
-def _refuse_others(directory: Path, there: Mapping[str, Any], made_with: Mapping[str, Any], source: Source) -> None:
+def _refuse_others(
+    directory: Path, there: Mapping[str, Any], made_with: Mapping[str, Any], source: Source, is_whole: bool
+) -> None:
     mend = "give another directory with --data.features, or delete this one"
     for name, wanted in made_with.items():
-        if (value := there["made_with"].get(name)) != wanted:
+        value = there["made_with"].get(name)
+        further = name == "strides" and is_whole and set(wanted) <= set(value or ())
+        if value != wanted and not further:
             raise DataError(f"{directory}: its features were made with {name} {value}, not {wanted}; {mend}")
     if there["images"] != json.loads(json.dumps(index_of(source))):
         raise DataError(f"{directory}: its features are of other images or captions; {mend}")

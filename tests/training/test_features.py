@@ -43,7 +43,7 @@ def test_training_from_features_is_training_from_images(scenes, merger, tmp_path
     model = variables.init(config, 0)
     encode_once(config, data, model, source, tmp_path, "train")
     losses = []
-    for images in (source, EncodedSource(source, tmp_path / "train")):
+    for images in (source, EncodedSource(source, tmp_path / "train", config.merger.reads)):
         state = init_state(jax.tree.map(np.copy, model), training, config.dtype)
         step = make_train_step(config, training, cross_entropy(frozen=training.freeze))
         batches = train_iterator(images, tokenizer, data, 4, seed=1)
@@ -111,6 +111,24 @@ def test_an_interrupted_computation_goes_on_and_is_whole_only_at_its_end(scenes,
     before = (tmp_path / "twice/train/vector.npy").stat().st_mtime_ns
     encode_once(config, data, model, source, tmp_path / "twice", "train")
     assert (tmp_path / "twice/train/vector.npy").stat().st_mtime_ns == before
+
+
+def test_features_serve_a_merger_that_reads_fewer_of_them_once_they_are_whole(scenes, tmp_path):
+    data, source = scenes
+    both, one, none = (
+        tiny_model(kind="attention", heads=2, strides=(16, 32)),
+        tiny_model(kind="attention", heads=2, strides=(32,)),
+        tiny_model(),
+    )
+    model = variables.init(both, 0)
+    encode_once(both, data, model, source, tmp_path, "train")
+    for config, names in ((one, {"vector", "maps_32"}), (none, {"vector"})):
+        encode_once(config, data, model, source, tmp_path, "train")
+        assert EncodedSource(source, tmp_path / "train", config.merger.reads).features(0).keys() == names
+
+    (tmp_path / "train/features.json").rename(tmp_path / "train/unfinished.json")
+    with pytest.raises(DataError, match=r"strides \[16, 32\], not \[32\]"):
+        encode_once(one, data, model, source, tmp_path, "train")
 
 
 def test_features_of_something_else_are_refused_by_name(scenes, tmp_path):

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
+from dualcap_jax.data.features import MAPS
 from dualcap_jax.models.encoders import Encoded
 
 Batch = dict[str, Any]
@@ -14,9 +15,6 @@ Batch = dict[str, Any]
 [batch, height, width, channels]; `image_id` int64 [batch]; as a teacher encoded them `teacher_vector` and
 `teacher_maps_STRIDE`.
 Captions: `tokens` int32 and `mask` bool [batch, captions, length], or what a `Packer` made of them."""
-
-MAPS = "maps_"
-"""What the names of feature maps in a batch begin with; their stride follows."""
 
 
 def images_of(batch: Batch) -> Array | Encoded:
