@@ -38,7 +38,7 @@ class EncodedSource:
     def __init__(self, source: Source, directory: Path, strides: Sequence[int] = ()):
         """`directory`: of the source's features; `strides`: of those feature maps that are read beside the vector."""
         self._source, self._directory = source, directory
-        self._names = ["vector", *(f"{MAPS}{stride}" for stride in strides)]
+        self._names = _names(strides)
         self.faults, self.transform = source.faults, source.transform
 
     def __len__(self) -> int:
@@ -84,6 +84,10 @@ class EncodedSource:
         return {name: value for name, value in vars(self).items() if name not in ("_arrays", "_unreadable")}
 
 
+def _names(strides: Iterable[int]) -> list[str]:
+    return ["vector", *(f"{MAPS}{stride}" for stride in strides)]
+
+
 def index_of(source: Source) -> list[tuple[int, str, tuple[str, ...]]]:
     """Id, name and captions of each image."""
     records = map(source.__getitem__, range(len(source)))
@@ -99,12 +103,16 @@ def is_whole(directory: Path, made_with: Mapping[str, Any], source: Source) -> b
         source: the images.
 
     Raises:
-        DataError: it holds others: made with something else, or of other images.
+        DataError: it holds others, made with something else or of other images; or a file of it is gone.
     """
     for name in (WHOLE, UNFINISHED):
         if (directory / name).is_file():
             there = _read(directory / name)
             _refuse_others(directory, there, made_with, source, name == WHOLE)
+            if name == WHOLE:
+                for path in (directory / f"{name}.npy" for name in _names(made_with["strides"])):
+                    if not path.is_file():
+                        raise DataError(f"{path}: is gone; delete {directory}, and it is made anew")
             return name == WHOLE
     return False
 

@@ -126,6 +126,11 @@ def test_features_serve_a_merger_that_reads_fewer_of_them_once_they_are_whole(sc
         encode_once(config, data, model, source, tmp_path, "train")
         assert EncodedSource(source, tmp_path / "train", config.merger.reads).features(0).keys() == names
 
+    (tmp_path / "train/maps_16.npy").unlink()
+    encode_once(one, data, model, source, tmp_path, "train")
+    with pytest.raises(DataError, match="maps_16.npy: is gone; delete .*train"):
+        encode_once(both, data, model, source, tmp_path, "train")
+
     (tmp_path / "train/features.json").rename(tmp_path / "train/unfinished.json")
     with pytest.raises(DataError, match=r"strides \[16, 32\], not \[32\]"):
         encode_once(one, data, model, source, tmp_path, "train")
